@@ -1,0 +1,52 @@
+# Everything here works on a machine that has Python 3.11+, make and a package index, and nothing else.
+
+PYTHON ?= python3
+UV := $(shell command -v uv 2>/dev/null)
+ifeq ($(UV),)
+UV := .uv/bin/uv
+endif
+export UV_PYTHON_DOWNLOADS := never
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format types check lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+
+.uv/bin/uv:
+	$(PYTHON) -m venv .uv
+	.uv/bin/pip install --quiet --disable-pip-version-check uv
+
+.venv/.installed: requirements.lock pyproject.toml $(filter .uv/bin/uv,$(UV))
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+	$(UV) pip install --quiet --python .venv/bin/python --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --python .venv/bin/python --no-deps -e .
+	@touch $@
+
+install: .venv/.installed ## install into .venv from requirements.lock
+
+demo: install ## run the whole thing once, on the embedded stack
+	.venv/bin/durable-context demo
+
+test: install ## run the whole test suite
+	.venv/bin/pytest
+
+lint: install ## ruff, check only
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+format: install ## ruff, rewriting
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+types: install ## mypy --strict
+	.venv/bin/mypy
+
+check: lint types test ## what CI runs
+
+lock: $(filter .uv/bin/uv,$(UV)) ## rewrite requirements.lock with the newest versions
+	$(UV) pip compile --quiet --universal --generate-hashes --upgrade --no-emit-index-url --extra dev \
+		--python-version 3.11 --custom-compile-command "make lock" -o requirements.lock pyproject.toml
+
+clean: ## remove what the targets above made
+	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,29 @@
+"""How an activity says that it failed: one class for each error, chosen once, where the error is caught."""
+
+from typing import Literal
+
+from temporalio.exceptions import ApplicationError
+
+Kind = Literal[
+    "throttled",
+    "unavailable",
+    "rejected",
+    "access_denied",
+    "not_configured",
+    "over_limit",
+    "model_mismatch",
+]
+
+RETRYABLE: frozenset[Kind] = frozenset({"throttled", "unavailable"})
+"""Kinds that pass by themselves: throttling, time-outs, 5xx, network, a locked database."""
+
+
+def failure(kind: Kind, message: str) -> ApplicationError:
+    """An error for Temporal, retried exactly when its kind passes by itself.
+
+    Args:
+        kind: What went wrong; it becomes the failure's `type` in the workflow history.
+        message: One or two sentences for the tool's caller: what failed, which setting or argument, what to do.
+            It reaches clients and histories, so it never holds a secret or another user's data.
+    """
+    return ApplicationError(message, type=kind, non_retryable=kind not in RETRYABLE)

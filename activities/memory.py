@@ -1,0 +1,139 @@
+"""Messages and the long-term memories that form from them."""
+
+import json
+import re
+
+from pydantic import ValidationError
+from temporalio import activity
+
+from activities.bedrock import BedrockText
+from activities.models import (
+    Assessment,
+    FormedMemory,
+    FormMemoryParams,
+    GenerateParams,
+    MemoryNode,
+    MemoryQuery,
+    Message,
+    Recollection,
+    StoredMessage,
+)
+from activities.store.base import OpenedStore
+
+SIGNIFICANCE = 0.3
+"""Least importance of a message that may become a memory."""
+
+NEAR_DUPLICATE = 0.95
+"""Cosine similarity from which two memories are the same fact said twice."""
+
+SUMMARY_CHARACTERS = 300
+
+ASSESS = """You judge messages that a person wrote to an assistant, for the assistant's long-term memory.
+Answer with one JSON object and nothing else: {"importance": number, "summary": string}.
+importance, from 0 to 1: how useful the message will be in later conversations. Lasting facts about the person, their
+people, preferences, plans, decisions and commitments are important; greetings, thanks and passing questions aren't.
+summary: what the person said, in one sentence of the third person, adding nothing that they didn't say."""
+
+_WORD = re.compile(r"\w+(?:['’]\w+)*")
+_PERSONAL = re.compile(
+    r"\b(i|i'm|i've|i'll|i'd|my|mine|me|we|we're|our|ours|us)\b",
+    re.IGNORECASE,
+)
+_LASTING = re.compile(
+    r"\b(always|never|prefer|prefers|favou?rite|love|hate|like|dislike|allergic|allergy|vegetarian|vegan|live|lives|moved|"
+    r"work|works|job|born|birthday|married|wife|husband|partner|son|daughter|mother|father|name|called|deadline|"
+    r"decided|decision|plan|planning|goal|promise|promised|must|need|remember|important|don't forget|every)\b",
+    re.IGNORECASE,
+)
+_SPECIFIC = re.compile(r"\d|(?<=[a-z,;] )[A-Z][a-z]+")
+_REMEMBER = re.compile(r"\b(remember|don't forget|keep in mind|note that)\b", re.IGNORECASE)
+
+
+def heuristic_importance(text: str) -> float:
+    """How much a message is worth remembering, from 0 to 1, by its surface alone (English).
+
+    0.1 to start with; up to 0.2 for length (full at 20 words); 0.2 where it speaks of the speaker; 0.2 for a word of
+    lasting facts (preference, family, place, plan); 0.15 for a specific (a number, a name inside a sentence); 0.3 where
+    it asks to be remembered. Halved where it only asks a question. Fewer than three words are worth 0.
+    """
+    words = _WORD.findall(text)
+    if len(words) < 3:
+        return 0.0
+    importance = 0.1 + 0.2 * min(1.0, len(words) / 20)
+    importance += 0.2 * bool(_PERSONAL.search(text))
+    importance += 0.2 * bool(_LASTING.search(text))
+    importance += 0.15 * bool(_SPECIFIC.search(text))
+    importance += 0.3 * bool(_REMEMBER.search(text))
+    sentences = [part.strip() for part in re.split(r"(?<=[.!?])\s+", text.strip()) if part.strip()]
+    if all(sentence.endswith("?") for sentence in sentences):
+        importance /= 2
+    return round(min(1.0, importance), 3)
+
+
+def heuristic_assessment(text: str) -> Assessment:
+    """What embedded mode makes of a message: importance by its surface, and its own beginning as the summary."""
+    summary = " ".join(text.split())
+    if len(summary) > SUMMARY_CHARACTERS:
+        summary = summary[: SUMMARY_CHARACTERS - 1].rsplit(" ", 1)[0] + "…"
+    return Assessment(importance=heuristic_importance(text), summary=summary)
+
+
+def read_assessment(answer: str) -> Assessment | None:
+    """The assessment in a language model's answer, or None where it doesn't hold to the schema."""
+    start, end = answer.find("{"), answer.rfind("}")
+    try:
+        return Assessment.model_validate(json.loads(answer[start : end + 1]))
+    except (ValueError, ValidationError):
+        return None
+
+
+class MemoryActivities:
+    """
+    Args:
+        store: Where messages and memories live.
+        text: The model that judges messages; where it isn't generative, a stated heuristic does.
+        budget: Memories kept for each user.
+    """
+
+    def __init__(self, store: OpenedStore, text: BedrockText, budget: int) -> None:
+        self._store = store
+        self._text = text
+        self._budget = budget
+
+    @activity.defn
+    async def store_message(self, message: Message) -> StoredMessage:
+        """Store a message, and say whether it may be worth a memory: only what a person said can be."""
+        store = await self._store()
+        await store.put_message(message)
+        significant = message.message_type == "human" and heuristic_importance(message.text) >= SIGNIFICANCE
+        return StoredMessage(message_id=message.message_id, significant=significant)
+
+    @activity.defn
+    async def assess_message(self, params: FormMemoryParams) -> Assessment:
+        """Importance and summary of a message, from the language model or by the heuristic."""
+        if not self._text.generative:
+            return heuristic_assessment(params.text)
+        answer = await self._text.generate(GenerateParams(system=ASSESS, prompt=params.text, max_tokens=300))
+        assessment = read_assessment(answer.text)
+        if assessment is None:
+            activity.logger.warning("the text model's assessment isn't the JSON asked for: using the heuristic")
+            return heuristic_assessment(params.text)
+        return assessment
+
+    @activity.defn
+    async def form_memory(self, node: MemoryNode) -> FormedMemory:
+        """Store a memory, or reinforce the one that already says the same."""
+        store = await self._store()
+        return await store.form_memory(node, NEAR_DUPLICATE)
+
+    @activity.defn
+    async def prune_memories(self, user_id: str) -> int:
+        """Forget a user's weakest memories beyond the budget; answers how many."""
+        store = await self._store()
+        return await store.prune_memories(user_id, self._budget)
+
+    @activity.defn
+    async def recall(self, query: MemoryQuery) -> Recollection:
+        """Messages with their surroundings, and memories, that bear on a text."""
+        store = await self._store()
+        return await store.recall(query)

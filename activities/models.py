@@ -1,0 +1,368 @@
+"""The models that cross the seams: tool results, workflow and activity arguments, stored records.
+
+Vectors cross as packed little-endian float32 bytes, four bytes a dimension, L2-normalised so that their dot product is
+their cosine. In a workflow history they are base64, never JSON lists of floats.
+"""
+
+from array import array
+from collections.abc import Sequence
+from math import sqrt
+from sys import byteorder
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+MessageType = Literal["human", "ai"]
+Side = Literal["query", "passage"]
+
+DEFAULT_COLLECTION = "documents"
+
+
+class Model(BaseModel):
+    """Base of every model that crosses a seam: strict about names, bytes as base64."""
+
+    model_config = ConfigDict(extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+
+
+def pack_vector(values: Sequence[float]) -> bytes:
+    """Pack `values` (shape: dimensions) as little-endian float32, scaled to unit length.
+
+    A vector of zeros stays zeros: it is similar to nothing.
+    """
+    norm = sqrt(sum(value * value for value in values)) or 1.0
+    packed = array("f", [value / norm for value in values])
+    if byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes()
+
+
+class EmbeddingModel(Model):
+    """Which model fills a collection; a collection filled by one can't be searched with another."""
+
+    model_id: str
+    dimensions: int = Field(ge=1)
+
+
+# Embedding
+
+
+class EmbedParams(Model):
+    texts: list[str]
+    side: Side = "passage"
+
+
+class Embeddings(Model):
+    vectors: list[bytes]
+
+
+# Documents
+
+
+class Chunk(Model):
+    """A piece of a document as the store keeps it."""
+
+    chunk_id: str
+    user_id: str
+    collection: str
+    source: str
+    content_hash: str = Field(description="Hash of the whole source, by which an unchanged one is skipped.")
+    position: int = Field(ge=0, description="0 for the first chunk of its source.")
+    text: str
+    embedding: bytes
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class HybridSearchParams(Model):
+    user_id: str
+    query: str
+    limit: int = 10
+    weight: float = 0.5
+    collection: str = DEFAULT_COLLECTION
+    filter: dict[str, Any] | None = None
+
+
+class DocumentQuery(HybridSearchParams):
+    """A search with its query already embedded."""
+
+    embedding: bytes
+
+
+class SearchHit(Model):
+    id: str = Field(description="Id of the chunk.")
+    text: str = Field(description="The chunk's text.")
+    score: float = Field(description="Fused score, from 0 to 1; 1 is first in every leg that has weight.")
+    vector_score: float | None = Field(description="Cosine similarity to the query; null where this leg missed it.")
+    text_score: float | None = Field(description="BM25 score, higher is better; null where this leg missed it.")
+    metadata: dict[str, Any] = Field(description="Source, title, position and whatever else was stored with the chunk.")
+
+
+class HybridSearchResult(Model):
+    results: list[SearchHit] = Field(description="Best first.")
+
+
+# Conversations and memory
+
+
+class Message(Model):
+    """One message of a conversation as the store keeps it."""
+
+    message_id: str
+    user_id: str
+    conversation_id: str
+    message_type: MessageType
+    text: str
+    timestamp: AwareDatetime
+    embedding: bytes
+
+
+class StoreMemoryParams(Model):
+    user_id: str
+    conversation_id: str
+    text: str
+    message_type: MessageType
+    timestamp: AwareDatetime | None = None
+
+
+class StoreMemoryResult(Model):
+    message_id: str = Field(description="Id of the stored message.")
+    memory_forming: bool = Field(description="Whether a long-term memory is being formed from it in the background.")
+
+
+class ContextMessage(Model):
+    message_type: MessageType
+    text: str
+    timestamp: AwareDatetime
+
+
+class StoredMessage(Model):
+    message_id: str
+    significant: bool = Field(description="Whether it may be worth a long-term memory.")
+
+
+class RelatedMessage(Model):
+    message_id: str
+    conversation_id: str
+    message_type: MessageType
+    text: str = Field(description="The message as it was stored.")
+    timestamp: AwareDatetime
+    score: float = Field(description="Fused score, from 0 to 1.")
+    before: list[ContextMessage] = Field(description="Messages just before it in its conversation, oldest first.")
+    after: list[ContextMessage] = Field(description="Messages just after it in its conversation, oldest first.")
+
+
+class MemoryNode(Model):
+    """A long-term memory as the store keeps it."""
+
+    memory_id: str
+    user_id: str
+    content: str
+    summary: str
+    importance: float = Field(ge=0, le=1)
+    level: int = 0
+    parent: str | None = None
+    source_messages: list[str] = Field(description="Ids of the messages it was formed from; never empty.")
+    created_at: AwareDatetime
+    embedding: bytes
+
+
+class FormedMemory(Model):
+    memory_id: str
+    reinforced: bool = Field(description="True where a near-duplicate was strengthened instead of a new one made.")
+
+
+class SimilarMemory(Model):
+    memory_id: str
+    content: str = Field(description="What was said.")
+    summary: str
+    importance: float = Field(description="From 0 to 1.")
+    access_count: int = Field(description="How often it was retrieved or said again.")
+    similarity: float = Field(description="Cosine similarity to the query.")
+    created_at: AwareDatetime
+    source_messages: list[str]
+
+
+class RetrieveMemoryParams(Model):
+    user_id: str
+    text: str
+    limit: int = 10
+
+
+class MemoryQuery(RetrieveMemoryParams):
+    """A retrieval with its text already embedded."""
+
+    embedding: bytes
+    retrieval_id: str = Field(description="Id of the workflow: a repeated activity counts as one access.")
+
+
+class Recollection(Model):
+    """What the store holds that bears on a text."""
+
+    related_conversation: list[RelatedMessage]
+    similar_memories: list[SimilarMemory]
+
+
+class RetrieveMemoryResult(Model):
+    related_conversation: list[RelatedMessage] = Field(description="Best first, each with its surroundings.")
+    conversation_summary: str = Field(description="Summary of the related conversation; empty where there is none.")
+    summary_model: str | None = Field(description="Which model wrote the summary; null where none did.")
+    similar_memories: list[SimilarMemory] = Field(description="Long-term memories, best first.")
+
+
+class FormMemoryParams(Model):
+    """A stored message that may be worth a long-term memory."""
+
+    message_id: str
+    user_id: str
+    text: str
+    timestamp: AwareDatetime
+    embedding: bytes
+
+
+class Assessment(Model):
+    """What a language model, or the stated heuristic, makes of a message."""
+
+    importance: float = Field(ge=0, le=1)
+    summary: str
+
+
+class FormMemoryResult(Model):
+    memory_id: str | None = Field(description="Null where the message was not worth a memory.")
+    reinforced: bool = False
+    pruned: int = Field(description="How many of the user's weakest memories were forgotten to keep the budget.")
+
+
+# Semantic cache
+
+
+class CacheEntry(Model):
+    """A cached answer as the store keeps it."""
+
+    entry_id: str
+    user_id: str
+    query: str
+    query_hash: str
+    response: str
+    created_at: AwareDatetime
+    expires_at: AwareDatetime
+    embedding: bytes
+
+
+class CacheStoreParams(Model):
+    user_id: str
+    query: str
+    response: str
+    ttl_seconds: int
+    timestamp: AwareDatetime | None = None
+
+
+class CacheStoreResult(Model):
+    entry_id: str
+    expires_at: AwareDatetime
+
+
+class CacheCheckParams(Model):
+    user_id: str
+    query: str
+    threshold: float | None = None
+
+
+class CacheLookup(CacheCheckParams):
+    """A look-up with its query already embedded."""
+
+    embedding: bytes
+
+
+class CacheMatch(Model):
+    entry: CacheEntry
+    similarity: float
+
+
+class CacheCheckResult(Model):
+    hit: bool
+    response: str | None = Field(default=None, description="The cached answer; null on a miss.")
+    similarity: float | None = Field(
+        default=None,
+        description="Cosine similarity of the two queries, 1 for an identical one; on a miss, that of the nearest.",
+    )
+    cached_query: str | None = Field(default=None, description="The query that the answer was cached for.")
+    age_seconds: float | None = Field(default=None, description="Seconds since the answer was cached.")
+    expires_at: AwareDatetime | None = None
+
+
+# Web search
+
+Topic = Literal["general", "news", "finance"]
+SearchDepth = Literal["basic", "advanced"]
+TimeRange = Literal["day", "week", "month", "year"]
+
+
+class WebSearchParams(Model):
+    query: str
+    max_results: int = 5
+    topic: Topic = "general"
+    search_depth: SearchDepth = "basic"
+    include_domains: list[str] = Field(default_factory=list)
+    exclude_domains: list[str] = Field(default_factory=list)
+    time_range: TimeRange | None = None
+
+
+class WebResult(Model):
+    title: str
+    url: str
+    content: str
+    score: float
+    published_date: str | None = None
+
+
+class WebSearchResult(Model):
+    results: list[WebResult] = Field(description="Best first.")
+
+
+# Text generation
+
+
+class GenerateParams(Model):
+    system: str
+    prompt: str
+    max_tokens: int = 512
+    temperature: float = 0.0
+
+
+class Generated(Model):
+    text: str
+    model_id: str
+    stop_reason: str
+    input_tokens: int
+    output_tokens: int
+
+
+# Ingestion
+
+
+class IngestSourceParams(Model):
+    user_id: str
+    collection: str
+    path: str = Field(description="Absolute path, readable by the worker that runs the activity.")
+
+
+class SourceOutcome(Model):
+    source: str
+    chunks: int = Field(default=0, description="Chunks stored; 0 where it was skipped or failed.")
+    skipped: bool = Field(default=False, description="Unchanged since it was last ingested.")
+    error: str | None = None
+
+
+class IngestParams(Model):
+    user_id: str
+    collection: str = DEFAULT_COLLECTION
+    paths: list[str]
+    done: list[SourceOutcome] = Field(default_factory=list, description="Outcomes carried over continue-as-new.")
+
+
+class IngestResult(Model):
+    sources: list[SourceOutcome]
+
+
+class IngestProgress(Model):
+    total: int
+    done: list[SourceOutcome]

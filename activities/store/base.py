@@ -1,0 +1,148 @@
+"""The Store protocol: what both engines do alike, and what `tests/contract/` holds them to."""
+
+import asyncio
+from datetime import datetime
+from typing import Protocol
+
+from activities.models import (
+    CacheEntry,
+    CacheMatch,
+    Chunk,
+    DocumentQuery,
+    EmbeddingModel,
+    FormedMemory,
+    MemoryNode,
+    MemoryQuery,
+    Message,
+    Recollection,
+    SearchHit,
+)
+
+RRF_K = 60
+"""Rank constant of reciprocal rank fusion: Cormack, Clarke and Büttcher, SIGIR 2009."""
+
+
+class Store(Protocol):
+    """Documents, conversations, memories and cached answers, each record owned by one user.
+
+    No method ever returns or changes another user's records. Writes are upserts by the record's id, so that an
+    activity that runs twice has its effect once. Every method raises `activities.errors.failure`: `unavailable`
+    (retryable) where the engine can't be reached or is locked, `model_mismatch` where a collection was filled by
+    another embedding model, `rejected` for an argument that the engine can't take.
+    """
+
+    async def open(self, model: EmbeddingModel) -> None:
+        """Connect, create what is missing, and remember which `model` fills the collections."""
+        ...
+
+    async def close(self) -> None:
+        """Release every connection. Idempotent."""
+        ...
+
+    async def ping(self) -> str:
+        """Reach the engine; answer its name, version and address without secrets."""
+        ...
+
+    # Documents
+
+    async def source_hash(self, user_id: str, collection: str, source: str) -> str | None:
+        """The content hash under which `source` is stored, or None where it isn't."""
+        ...
+
+    async def replace_source(self, user_id: str, collection: str, source: str, chunks: list[Chunk]) -> None:
+        """Swap all chunks of `source` for `chunks` in one step: a search sees the old ones or the new ones."""
+        ...
+
+    async def collections(self, user_id: str) -> list[str]:
+        """Names of the collections that hold at least one of the user's chunks, sorted."""
+        ...
+
+    async def search_documents(self, query: DocumentQuery) -> list[SearchHit]:
+        """Hybrid search in one collection of one user, best first, at most `query.limit`.
+
+        Weighted reciprocal rank fusion: score = Σ weight_leg × (RRF_K + 1) / (RRF_K + rank_leg), over the vector leg
+        (weight `query.weight`) and the BM25 leg (1 − `query.weight`), ranks from 1. The factor RRF_K + 1 scales the
+        best possible score to 1. A leg of weight 0 isn't run. Ties go to the lower chunk id.
+
+        Raises:
+            ApplicationError: `rejected` where the collection isn't one of the user's (the message names theirs; the
+                default collection always is) or the filter isn't allowed.
+        """
+        ...
+
+    # Conversations
+
+    async def put_message(self, message: Message) -> None:
+        """Store `message` under its id."""
+        ...
+
+    # Memories
+
+    async def form_memory(self, node: MemoryNode, threshold: float) -> FormedMemory:
+        """Store `node`, or reinforce the user's nearest memory where its cosine reaches `threshold`, atomically.
+
+        Reinforcement raises `access_count` by one and importance i to i + (1 − i) × node.importance / 2, and adds the
+        source messages. A node whose source message already formed or reinforced a memory changes nothing.
+        """
+        ...
+
+    async def prune_memories(self, user_id: str, budget: int) -> int:
+        """Forget the user's weakest memories beyond `budget`; answer how many.
+
+        Weakest: lowest importance × (1 + ln(1 + access_count)), then the oldest.
+        """
+        ...
+
+    async def recall(self, query: MemoryQuery) -> Recollection:
+        """Messages and memories of one user that bear on a text, each best first and at most `query.limit`.
+
+        Messages are ranked by the fusion of `search_documents` with even weights, and come with up to two neighbours
+        on either side in their conversation. Memories are ranked by cosine; each returned one counts one access per
+        `query.retrieval_id`.
+        """
+        ...
+
+    # Semantic cache
+
+    async def put_cache_entry(self, entry: CacheEntry) -> None:
+        """Store `entry`, replacing the user's entry for the same query hash unless that one is newer."""
+        ...
+
+    async def cached_answer(self, user_id: str, query_hash: str, now: datetime) -> CacheEntry | None:
+        """The user's entry for exactly this query, unless it has expired at `now`."""
+        ...
+
+    async def nearest_cached(self, user_id: str, embedding: bytes, now: datetime) -> CacheMatch | None:
+        """The user's unexpired entry whose query is most similar, with the cosine, however low."""
+        ...
+
+    async def purge_expired(self, now: datetime) -> int:
+        """Remove every entry that expired before `now`; answer how many."""
+        ...
+
+
+class OpenedStore:
+    """Opens a store at its first use, so that a process starts, and says what is wrong, while the engine is away."""
+
+    def __init__(self, store: Store, model: EmbeddingModel) -> None:
+        self._store = store
+        self._model = model
+        self._lock = asyncio.Lock()
+        self._opened = False
+
+    async def __call__(self) -> Store:
+        """The store, open.
+
+        Raises:
+            ApplicationError: as `Store.open` does; the next call tries again.
+        """
+        if not self._opened:
+            async with self._lock:
+                if not self._opened:
+                    await self._store.open(self._model)
+                    self._opened = True
+        return self._store
+
+    async def close(self) -> None:
+        """Release the store's connections. Idempotent."""
+        await self._store.close()

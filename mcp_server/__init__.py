@@ -1,0 +1,1 @@
+"""The MCP face: validate, resolve the user, start the workflow."""

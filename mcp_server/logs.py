@@ -1,0 +1,35 @@
+"""Logging: to stderr, and to a rotated file in the data folder. Never to stdout, which is the protocol's."""
+
+import logging
+import os
+import sys
+from datetime import datetime
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+FILE_BYTES = 5 * 1024 * 1024
+FILES_KEPT = 20
+
+
+def configure_logging(folder: Path, role: str, level: str) -> None:
+    """Log to stderr and to a file of this process's own, so that rotation never races another process.
+
+    Args:
+        folder: Where log files go; made where it is missing, and the oldest files beyond FILES_KEPT are removed.
+        role: What this process is, the first part of the file's name.
+        level: Least severe level logged.
+    """
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in sorted(folder.glob(f"{role}-*.log*"), reverse=True)[FILES_KEPT:]:
+            old.unlink(missing_ok=True)
+        name = f"{role}-{datetime.now():%Y%m%dT%H%M%S}-{os.getpid()}.log"
+        handlers.append(RotatingFileHandler(folder / name, maxBytes=FILE_BYTES, backupCount=2, encoding="utf-8"))
+    except OSError as error:
+        print(f"durable-context: no log file in {folder}: {error.strerror}", file=sys.stderr)  # noqa: T201
+    logging.basicConfig(level=level, format=FORMAT, handlers=handlers, force=True)
+    # These say at INFO what each request was, and httpx with its address.
+    for noisy in ("httpx", "httpcore", "botocore", "urllib3", "mcp.server.lowlevel.server"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,0 +1,36 @@
+"""The resources: is everything well, and how is the server set up?"""
+
+import json
+
+from mcp_server.health import check_engine, check_store, check_web_search
+from mcp_server.runtime import Runtime
+from mcp_server.server import DurableContextServer
+
+
+def register(server: DurableContextServer) -> None:
+    """Publish `health://status` and `config://settings`."""
+
+    @server.resource("health://status", title="Health", mime_type="application/json")
+    async def status() -> str:
+        """Each piece of the stack: remote or embedded, usable or not, and what to do."""
+        return json.dumps(await health_report(server.runtime))
+
+    @server.resource("config://settings", title="Settings", mime_type="application/json")
+    def settings() -> str:
+        """Every setting in force, with secrets redacted."""
+        return json.dumps(server.runtime.settings.redacted())
+
+
+async def health_report(runtime: Runtime) -> dict[str, object]:
+    """The engine and the store, reached now; models are checked by `doctor`, since a call to them costs money."""
+    address = runtime.addresses.temporal if runtime.addresses else None
+    pieces = [await check_engine(runtime.settings, runtime.connected, address)]
+    if runtime.parts is not None:
+        pieces.append(await check_store(runtime.parts))
+    pieces.append(check_web_search(runtime.settings))
+    return {
+        "status": "ok" if all(piece.usable for piece in pieces if piece.required) else "degraded",
+        "pieces": [piece.model_dump() for piece in pieces],
+        "models": {"embedding": runtime.settings.embedding_model_id, "text": runtime.settings.llm_model_id},
+        "runs_worker": runtime.run_worker,
+    }

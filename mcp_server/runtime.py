@@ -1,0 +1,445 @@
+"""Brings the pieces up in the background, and runs one workflow for each tool call."""
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from mcp_server.settings import Settings
+
+if TYPE_CHECKING:
+    from activities.bedrock import BedrockEmbeddings, BedrockText
+    from temporalio.client import Client, WorkflowHandle
+
+    from activities.models import Model
+    from activities.store.base import OpenedStore
+    from mcp_server.local.stack import Addresses, Piece
+
+# Temporal, boto3 and the store are imported inside functions: a client is answered before they have loaded.
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+RETRY_SECONDS = 0.5
+DESCRIBE_SECONDS = 2.0
+EMBEDDED_CONNECT_SECONDS = 20.0
+_MAYBE_STARTED = "It isn't known whether the work was started."
+
+
+class CallError(Exception):
+    """A tool call that has no result.
+
+    Attributes:
+        workflow_id: The workflow that was started for it, if one was.
+    """
+
+    def __init__(self, message: str, workflow_id: str | None = None) -> None:
+        super().__init__(message)
+        self.workflow_id = workflow_id
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Result]):
+    """What a workflow returned, and which one it was."""
+
+    result: Result
+    workflow_id: str
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What activities work with."""
+
+    embeddings: "BedrockEmbeddings"
+    text: "BedrockText"
+    store: "OpenedStore"
+
+
+def build_parts(settings: Settings, endpoint: str | None) -> Parts:
+    """The models and the store that the settings name; nothing is connected yet.
+
+    Args:
+        settings: Which are remote.
+        endpoint: Where the local models answer.
+
+    Raises:
+        ApplicationError: `not_configured` where a model id or its dimensions can't be used.
+    """
+    from activities.bedrock import BedrockEmbeddings, BedrockText
+
+    from activities.store.base import OpenedStore
+    from activities.store.sqlite import SqliteStore
+
+    embeddings = BedrockEmbeddings(
+        settings.embedding_model_id,
+        settings.embedding_dimensions,
+        settings.aws_region,
+        endpoint if settings.embeddings_are_local else None,
+    )
+    text = BedrockText(settings.llm_model_id, settings.aws_region, endpoint if settings.text_is_local else None)
+    return Parts(embeddings, text, OpenedStore(SqliteStore(settings.store_path), embeddings.model))
+
+
+def build_activities(settings: Settings, parts: Parts) -> list[object]:
+    """Everything a worker runs activities of."""
+    from activities.bedrock import BedrockActivities
+
+    from activities.cache import CacheActivities, default_threshold
+    from activities.documents import DocumentActivities
+    from activities.memory import MemoryActivities
+    from activities.search import SearchActivities
+    from activities.web import WebActivities
+
+    threshold = settings.cache_threshold
+    if threshold is None:
+        threshold = default_threshold(parts.embeddings.model.model_id)
+    key = settings.tavily_api_key
+    return [
+        BedrockActivities(parts.embeddings, parts.text),
+        CacheActivities(parts.store, threshold),
+        DocumentActivities(parts.store, parts.embeddings),
+        MemoryActivities(parts.store, parts.text, settings.memory_budget),
+        SearchActivities(parts.store),
+        WebActivities(key.get_secret_value() if key else None, settings.tavily_base_url),
+    ]
+
+
+def needed_pieces(settings: Settings, run_worker: bool) -> "list[Piece]":
+    """What this process needs of the embedded stack; nothing where all of it is remote."""
+    pieces: list[Piece] = []
+    if not settings.temporal_is_remote:
+        pieces.append("temporal")
+    if run_worker and (settings.embeddings_are_local or settings.text_is_local):
+        pieces.append("models")
+    return pieces
+
+
+async def connect(settings: Settings, address: str | None) -> "Client":
+    """Connect to Temporal: at `address` of the embedded stack, or as the settings and Temporal's own variables say.
+
+    Raises:
+        RuntimeError: where it can't be reached.
+    """
+    import os
+
+    from temporalio.client import Client
+    from temporalio.envconfig import ClientConfig
+
+    from workflows.worker import DATA_CONVERTER
+
+    if address is not None:
+        deadline = time.monotonic() + EMBEDDED_CONNECT_SECONDS
+        while True:
+            try:
+                return await Client.connect(address, data_converter=DATA_CONVERTER)
+            except RuntimeError:
+                # The dev server listens a moment before it is healthy.
+                if time.monotonic() >= deadline:
+                    raise
+                await asyncio.sleep(0.05)
+    variables = os.environ | {"TEMPORAL_ADDRESS": settings.temporal_address or ""}
+    if "temporal_namespace" in settings.model_fields_set:
+        variables |= {"TEMPORAL_NAMESPACE": settings.temporal_namespace}
+    config = ClientConfig.load_client_connect_config(override_env_vars=variables)
+    return await Client.connect(**config, data_converter=DATA_CONVERTER)
+
+
+class Runtime:
+    """One process's Temporal client and, unless it only starts workflows, its worker.
+
+    Args:
+        settings: Which pieces are remote, and where.
+        run_worker: Whether to run activities here too.
+    """
+
+    def __init__(self, settings: Settings, run_worker: bool = True) -> None:
+        self.settings = settings
+        self.run_worker = run_worker
+        self.addresses: Addresses | None = None
+        self.parts: Parts | None = None
+        self._client: Client | None = None
+        self._ready = asyncio.Event()
+        self._problem = "it is still starting"
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Bring the pieces up in the background for the length of the block; what fails is tried again."""
+        task = asyncio.create_task(self._keep_up())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def wait_ready(self) -> None:
+        """Return once workflows can be started, and run here if this process has a worker."""
+        await self._ready.wait()
+
+    @property
+    def connected(self) -> "Client | None":
+        """The Temporal client, if there is one now."""
+        return self._client if self._ready.is_set() else None
+
+    async def client(self, deadline: float) -> "Client":
+        """The Temporal client, once it is connected.
+
+        Args:
+            deadline: `time.monotonic()` after which to stop waiting.
+
+        Raises:
+            CallError: saying which piece is missing and what to do.
+        """
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                await self._ready.wait()
+        except TimeoutError:
+            raise CallError(self._problem) from None
+        assert self._client is not None
+        return self._client
+
+    async def _keep_up(self) -> None:
+        while True:
+            try:
+                await self._run()
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                self._ready.clear()
+                self._problem = self._explain_start(error)
+                logger.error("%s", self._problem, exc_info=logger.isEnabledFor(logging.DEBUG))
+                await asyncio.sleep(RETRY_SECONDS)
+
+    def _explain_start(self, error: Exception) -> str:
+        from temporalio.exceptions import ApplicationError
+
+        from mcp_server.local.stack import StackError
+
+        if isinstance(error, StackError):
+            return str(error)
+        if isinstance(error, ApplicationError):
+            return error.message
+        if isinstance(error, RuntimeError) and self.settings.temporal_is_remote:
+            return (
+                f"Temporal can't be reached at {self.settings.temporal_address}. "
+                "Check TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE and the network; nothing was started."
+            )
+        return f"The workflow engine can't be started ({type(error).__name__}); the log says more. Nothing was started."
+
+    async def _run(self) -> None:
+        """Hold the stack, the client and the worker until cancelled, or until something of them fails."""
+        from mcp_server.local.stack import leased
+
+        moved = asyncio.Event()
+        # Loaded in a thread, so that the first messages are answered and the stack comes up meanwhile.
+        loading = asyncio.create_task(asyncio.to_thread(importlib.import_module, "workflows.worker"))
+        async with contextlib.AsyncExitStack() as stack:
+            addresses = None
+            if need := needed_pieces(self.settings, self.run_worker):
+
+                async def on_move(now: "Addresses") -> None:
+                    if now != addresses:
+                        moved.set()
+
+                addresses = await stack.enter_async_context(leased(self.settings.durable_context_home, need, on_move))
+                self.addresses = addresses
+                if addresses.temporal_ui:
+                    logger.info("embedded Temporal at %s, web UI at %s", addresses.temporal, addresses.temporal_ui)
+            build_worker = (await loading).build_worker
+            client = await connect(self.settings, addresses.temporal if addresses else None)
+            finished: asyncio.Task[None] | None = None
+            if self.run_worker:
+                self.parts = parts = build_parts(self.settings, addresses.models if addresses else None)
+                stack.push_async_callback(parts.store.close)
+                worker = build_worker(client, self.settings.temporal_task_queue, build_activities(self.settings, parts))
+                finished = asyncio.create_task(worker.run())
+                stack.push_async_callback(_stop_worker, worker, finished)
+            self._client = client
+            self._ready.set()
+            logger.info("ready: %s", ", ".join(self.describe()))
+            waits = [asyncio.create_task(moved.wait())] + ([finished] if finished else [])
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                self._ready.clear()
+                self._problem = "The workflow engine is restarting."
+                if finished is not None and finished.done():
+                    await finished
+            finally:
+                waits[0].cancel()
+
+    def describe(self) -> list[str]:
+        """One phrase for each piece: which it is, and why."""
+        settings = self.settings
+        return [
+            f"Temporal {settings.temporal_address} (TEMPORAL_ADDRESS is set)"
+            if settings.temporal_is_remote
+            else "embedded Temporal (TEMPORAL_ADDRESS isn't set)",
+            f"embedded store {settings.store_path} (MONGODB_URI isn't set)",
+            f"embedding model {settings.embedding_model_id}",
+            f"text model {settings.llm_model_id}",
+            "web search by Tavily" if settings.tavily_api_key else "no web search (TAVILY_API_KEY isn't set)",
+        ]
+
+    async def call(
+        self, workflow: Any, params: "Model", result_type: type[Result], name: str, *, writes: bool
+    ) -> Outcome[Result]:
+        """Run `workflow` with `params` and wait for its result, at most CALL_TIMEOUT_SECONDS.
+
+        Args:
+            workflow: The workflow class.
+            params: Its argument.
+            result_type: Its result's type.
+            name: Prefix of the workflow's id: the tool's name.
+            writes: Whether the work goes on after the deadline, since it stores something.
+
+        Raises:
+            CallError: saying what failed and what to do; at the deadline, also whether the work goes on.
+        """
+        deadline = time.monotonic() + self.settings.call_timeout_seconds
+        workflow_id = f"{name}-{uuid.uuid4().hex}"
+        handle: WorkflowHandle[Any, Any] | None = None
+        try:
+            async with asyncio.timeout(self.settings.call_timeout_seconds):
+                handle = await self._start(workflow, params, workflow_id, deadline)
+                return Outcome(await self._result(handle, result_type), workflow_id)
+        except TimeoutError:
+            if handle is None:
+                raise CallError(f"{_unreachable(self.settings)} {_MAYBE_STARTED}", workflow_id) from None
+            message = await self._explain_delay(handle, workflow_id, writes)
+            raise CallError(message, workflow_id) from None
+
+    async def _start(
+        self, workflow: Any, params: "Model", workflow_id: str, deadline: float
+    ) -> "WorkflowHandle[Any, Any]":
+        """Start the workflow, exactly once however often the request is repeated."""
+        from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+        from temporalio.exceptions import WorkflowAlreadyStartedError
+        from temporalio.service import RPCError
+
+        while True:
+            client = await self.client(deadline)
+            try:
+                return await client.start_workflow(
+                    workflow.run,
+                    params,
+                    id=workflow_id,
+                    task_queue=self.settings.temporal_task_queue,
+                    id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                    id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                    request_eager_start=self.run_worker,
+                )
+            except WorkflowAlreadyStartedError:
+                # An earlier request arrived although its answer didn't, and the workflow has ended since.
+                return client.get_workflow_handle(workflow_id)
+            except RPCError as error:
+                if not _passes(error):
+                    raise CallError(_explain_rpc(error, self.settings)) from None
+                if time.monotonic() + RETRY_SECONDS >= deadline:
+                    raise CallError(f"{_unreachable(self.settings)} {_MAYBE_STARTED}", workflow_id) from None
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _result(self, handle: "WorkflowHandle[Any, Any]", result_type: type[Result]) -> Result:
+        from temporalio.client import WorkflowFailureError
+        from temporalio.service import RPCError
+
+        assert self._client is not None
+        while True:
+            try:
+                typed = self._client.get_workflow_handle(handle.id, result_type=result_type)
+                result: Result = await typed.result()
+                return result
+            except WorkflowFailureError as error:
+                raise CallError(_explain_failure(error), handle.id) from None
+            except RPCError as error:
+                if not _passes(error):
+                    raise CallError(_explain_rpc(error, self.settings), handle.id) from None
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _explain_delay(self, handle: "WorkflowHandle[Any, Any]", workflow_id: str, writes: bool) -> str:
+        """Why a call had no result at its deadline: the last failure of the step that is being retried, if any."""
+        from temporalio.service import RPCError
+
+        reason = "The work is taking longer than CALL_TIMEOUT_SECONDS."
+        try:
+            async with asyncio.timeout(DESCRIBE_SECONDS):
+                description = await handle.describe()
+            pending = description.raw_description.pending_activities
+            failures = [item.last_failure.message for item in pending if item.HasField("last_failure")]
+            if failures:
+                reason = failures[0]
+            elif not self.run_worker and not pending:
+                reason = (
+                    "No worker has taken the work: start `durable-context worker` with the same TEMPORAL_ADDRESS, "
+                    "TEMPORAL_NAMESPACE and TEMPORAL_TASK_QUEUE."
+                )
+        except (RPCError, TimeoutError):
+            reason = _unreachable(self.settings)
+        if writes:
+            return (
+                f"{reason} Not done yet, and not lost: workflow {workflow_id} completes it as soon as it can. "
+                "Don't call again for the same thing."
+            )
+        return f"{reason} Try again later."
+
+
+async def _stop_worker(worker: Any, finished: "asyncio.Task[None]") -> None:
+    if not finished.done():
+        await worker.shutdown()
+    with contextlib.suppress(Exception):
+        await finished
+
+
+def _unreachable(settings: Settings) -> str:
+    if settings.temporal_is_remote:
+        return f"Temporal at {settings.temporal_address} doesn't answer. Check TEMPORAL_ADDRESS and the network."
+    return "The embedded Temporal server doesn't answer. It is being restarted."
+
+
+def _passes(error: Any) -> bool:
+    """Whether an RPC error passes by itself."""
+    from temporalio.service import RPCStatusCode
+
+    return error.status in {
+        RPCStatusCode.UNAVAILABLE,
+        RPCStatusCode.DEADLINE_EXCEEDED,
+        RPCStatusCode.RESOURCE_EXHAUSTED,
+        RPCStatusCode.ABORTED,
+        RPCStatusCode.INTERNAL,
+        RPCStatusCode.UNKNOWN,
+        RPCStatusCode.CANCELLED,
+    }
+
+
+def _explain_rpc(error: Any, settings: Settings) -> str:
+    from temporalio.service import RPCStatusCode
+
+    if error.status == RPCStatusCode.PERMISSION_DENIED or error.status == RPCStatusCode.UNAUTHENTICATED:
+        return "Temporal refused the credentials. Check TEMPORAL_API_KEY or the TLS certificate."
+    if error.status == RPCStatusCode.NOT_FOUND:
+        return f"Temporal has no namespace '{settings.temporal_namespace}'. Check TEMPORAL_NAMESPACE."
+    return f"Temporal refused the request ({error.status.name})."
+
+
+def _explain_failure(error: BaseException) -> str:
+    """The message of the failure at the root of a workflow's, which an activity worded for the caller."""
+    from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError, TimeoutError
+
+    cause: BaseException | None = error
+    found: BaseException = error
+    while cause is not None:
+        found, cause = cause, getattr(cause, "cause", None) or cause.__cause__
+    if isinstance(found, ApplicationError):
+        return found.message
+    if isinstance(found, CancelledError):
+        return "The call was cancelled."
+    if isinstance(found, TerminatedError):
+        return "The workflow was terminated by an operator."
+    if isinstance(found, TimeoutError):
+        return "A step of the work did not answer in time. Try again later."
+    return "The work failed; the workflow's history says why."

@@ -1,0 +1,162 @@
+"""Every option, documented once: environment variables, or lines of a `.env` file in the working folder."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from platformdirs import user_data_path
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+LOCAL_EMBEDDING_MODEL = "local.multilingual-e5-small"
+LOCAL_TEXT_MODEL = "local.extractive"
+
+
+class SettingsError(Exception):
+    """A setting that can't be used; the message names it and says what to do."""
+
+
+class Settings(BaseSettings):
+    """A piece of the stack is remote exactly when its address or model is given; otherwise the embedded one serves."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    durable_context_home: Path = Field(
+        default_factory=lambda: user_data_path("durable-context", appauthor=False),
+        description="Data folder: the embedded store and workflow engine's databases, and logs.",
+    )
+    default_user_id: str = Field(
+        default="default", min_length=1, max_length=256, description="User of a call that names none."
+    )
+    call_timeout_seconds: float = Field(
+        default=45,
+        gt=0,
+        le=3600,
+        description="How long a tool call waits for its workflow. Desktop hosts drop a call at 60 s without a word.",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Least severe level that is logged, to stderr and to the data folder."
+    )
+
+    temporal_address: str | None = Field(
+        default=None,
+        description="host:port of a Temporal service. TLS, API keys and profiles as in Temporal's own TEMPORAL_… "
+        "variables and temporal.toml.",
+    )
+    temporal_namespace: str = Field(default="default", description="Temporal namespace.")
+    temporal_task_queue: str = Field(
+        default="durable-context", description="Task queue; deployments that share a namespace need one each."
+    )
+
+    mongodb_uri: SecretStr | None = Field(default=None, description="MongoDB Atlas. Not available yet: leave unset.")
+
+    aws_region: str | None = Field(
+        default=None, description="Region of Amazon Bedrock; credentials as boto3 finds them."
+    )
+    embedding_model_id: str = Field(
+        default=LOCAL_EMBEDDING_MODEL,
+        description="Embedding model: the local one, or an Amazon Titan, Amazon Nova or Cohere model on Bedrock.",
+    )
+    embedding_dimensions: int | None = Field(
+        default=None, ge=1, description="Length of its vectors, where the model offers a choice."
+    )
+    llm_model_id: str = Field(
+        default=LOCAL_TEXT_MODEL,
+        description="Text model: the local extractive one, or any model that Bedrock's Converse API serves.",
+    )
+
+    tavily_api_key: SecretStr | None = Field(default=None, description="Key of Tavily, for search_web.")
+    tavily_base_url: str = Field(
+        default="https://api.tavily.com", description="Address of Tavily, or of a proxy to it."
+    )
+
+    cache_ttl_seconds: int = Field(
+        default=86_400, ge=1, le=31_536_000, description="How long a cached answer lives unless the call says."
+    )
+    cache_threshold: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Least cosine similarity of two queries for a cache hit; by default the embedding model's own.",
+    )
+    memory_budget: int = Field(
+        default=10_000, ge=1, description="Memories kept for each user; the weakest beyond it are forgotten."
+    )
+
+    auth_tokens: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="Bearer tokens for HTTP: comma-separated user:sha256 pairs, as `durable-context token` makes them.",
+    )
+    auth_tokens_file: Path | None = Field(default=None, description="The same, one pair a line.")
+    allowed_hosts: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="Comma-separated Host headers accepted over HTTP besides loopback and --host: name or name:port.",
+    )
+    allowed_origins: Annotated[list[str], NoDecode] = Field(
+        default_factory=list, description="Comma-separated Origin headers accepted over HTTP besides loopback."
+    )
+
+    @field_validator("auth_tokens", "allowed_hosts", "allowed_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return [item.strip() for item in value.split(",") if item.strip()]
+        return value
+
+    @field_validator("mongodb_uri")
+    @classmethod
+    def _refuse_atlas(cls, value: SecretStr | None) -> SecretStr | None:
+        # Refusing beats ignoring: whoever sets it believes that their records go to Atlas.
+        if value is not None:
+            raise ValueError("this version has the embedded store only; unset it")
+        return value
+
+    @field_validator("durable_context_home")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @property
+    def temporal_is_remote(self) -> bool:
+        return self.temporal_address is not None
+
+    @property
+    def embeddings_are_local(self) -> bool:
+        return self.embedding_model_id.startswith("local.")
+
+    @property
+    def text_is_local(self) -> bool:
+        return self.llm_model_id.startswith("local.")
+
+    @property
+    def store_path(self) -> Path:
+        return self.durable_context_home / "store.db"
+
+    @property
+    def logs(self) -> Path:
+        return self.durable_context_home / "logs"
+
+    def redacted(self) -> dict[str, Any]:
+        """Every setting as JSON, with secrets and token hashes replaced by `***`."""
+        shown = self.model_dump(mode="json")
+        if shown["auth_tokens"]:
+            shown["auth_tokens"] = ["***"] * len(shown["auth_tokens"])
+        for name in shown:
+            if isinstance(getattr(self, name), SecretStr):
+                shown[name] = "***"
+        return {name.upper(): value for name, value in shown.items()}
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings.
+
+    Raises:
+        SettingsError: naming each setting that can't be used, and why; never its value.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc'][:1]).upper()}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors(include_url=False, include_input=False)
+        )
+        raise SettingsError(f"Can't use the settings. {problems}.") from None

@@ -1,0 +1,55 @@
+"""The types of tool arguments: bounds, and what a model is told about them."""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+
+MAX_QUERY = 4_000
+MAX_TEXT = 32_000
+MAX_RESPONSE = 200_000
+MAX_NAME = 256
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+def _says_something(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    if _SURROGATE.search(value):
+        raise ValueError("must be valid Unicode, without lone surrogates")
+    return value
+
+
+def _is_name(value: str) -> str:
+    if _CONTROL.search(value):
+        raise ValueError("must not hold control characters")
+    return _says_something(value)
+
+
+def _parse_time(value: Any) -> Any:
+    if value is None or isinstance(value, datetime):
+        return value
+    try:
+        parsed = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise ValueError("must be an ISO 8601 time, such as 2026-05-03T14:30:00Z") from None
+    return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+Query = Annotated[str, Field(min_length=1, max_length=MAX_QUERY), AfterValidator(_says_something)]
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT), AfterValidator(_says_something)]
+Response = Annotated[str, Field(min_length=1, max_length=MAX_RESPONSE), AfterValidator(_says_something)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_is_name)]
+UserId = Annotated[
+    Name | None,
+    Field(description="Whose records. Leave out for the authenticated user, or the server's default one."),
+]
+Timestamp = Annotated[
+    datetime | None,
+    BeforeValidator(_parse_time),
+    WithJsonSchema({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "null"}]}),
+    Field(description="ISO 8601, such as 2026-05-03T14:30:00Z; UTC where it has no offset. Now, if left out."),
+]

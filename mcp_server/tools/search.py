@@ -1,0 +1,54 @@
+"""Search over documents."""
+
+from typing import Annotated, Any
+
+from mcp.server.mcpserver import Context
+from mcp_types import CallToolResult, ToolAnnotations
+from pydantic import Field
+
+from activities.models import DEFAULT_COLLECTION, HybridSearchParams, HybridSearchResult
+from mcp_server.server import DurableContextServer
+from mcp_server.tools.arguments import Name, Query, UserId
+
+HYBRID_SEARCH = """Search the user's documents by keywords and by meaning at once, best passage first.
+Call it when a question may be answered by documents that were ingested: manuals, notes, articles, policies. Each result
+is a passage with its source, so that the answer can cite it. For what was said in conversations, call retrieve_memory;
+for what is only on the web, search_web."""
+
+FILTER = """Only passages whose metadata match: {"field": value}, or {"field": {"$in": [...]}}. Fields: source,
+position, title and whatever else the documents carry.
+Operators: $eq $ne $in $nin $gt $gte $lt $lte $exists $and $or $not."""
+
+
+def register(server: DurableContextServer) -> None:
+    """Publish `hybrid_search`."""
+
+    @server.tool(
+        title="Search documents",
+        description=HYBRID_SEARCH,
+        annotations=ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False),
+    )
+    async def hybrid_search(
+        ctx: Context[Any, Any],
+        query: Annotated[Query, Field(description="What to find, in the user's words or as keywords.")],
+        user_id: UserId = None,
+        limit: Annotated[int, Field(ge=1, le=100, description="Most passages to return.")] = 10,
+        weight: Annotated[
+            float, Field(ge=0, le=1, allow_inf_nan=False, description="0 for keywords only, 1 for meaning only.")
+        ] = 0.5,
+        collection: Annotated[
+            Name | None, Field(description=f"Which collection; '{DEFAULT_COLLECTION}' if left out.")
+        ] = None,
+        filter: Annotated[dict[str, Any] | None, Field(description=FILTER)] = None,
+    ) -> Annotated[CallToolResult, HybridSearchResult]:
+        from workflows.search import HybridSearchWorkflow
+
+        params = HybridSearchParams(
+            user_id=server.user(ctx, user_id),
+            query=query,
+            limit=limit,
+            weight=weight,
+            collection=collection or DEFAULT_COLLECTION,
+            filter=filter,
+        )
+        return await server.run_workflow("hybrid_search", HybridSearchWorkflow, params, HybridSearchResult)

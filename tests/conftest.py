@@ -1,0 +1,123 @@
+"""What every test shares: one embedded stack, and ways to reach a server on it as a client would."""
+
+import json
+import os
+import sys
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp_types import CallToolResult, TextContent
+from temporalio.client import Client as TemporalClient
+
+from mcp_server.local.stack import Addresses, leased
+from mcp_server.runtime import connect
+from mcp_server.server import WORKFLOW_ID
+from mcp_server.settings import Settings
+
+REPOSITORY = Path(__file__).parents[1]
+CORPUS = REPOSITORY / "mcp_server" / "corpus"
+
+# Whatever is set up on the machine, tests choose their pieces themselves.
+OURS = ("TEMPORAL_", "AWS_", "MONGODB_", "EMBEDDING_", "LLM_", "TAVILY_", "AUTH_", "ALLOWED_", "CACHE_", "MEMORY_")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _clean_environment() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(OURS):
+                patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder that tests share; they keep apart by user."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+async def stack(home: Path) -> AsyncIterator[Addresses]:
+    """The real Temporal dev server and the real model endpoint, one each for the whole run."""
+    async with leased(home, ["temporal", "models"]) as addresses:
+        yield addresses
+
+
+@pytest.fixture(scope="session")
+async def temporal(home: Path, stack: Addresses) -> TemporalClient:
+    return await connect(Settings(durable_context_home=home), stack.temporal)
+
+
+@pytest.fixture
+def user() -> str:
+    """A user whom no other test knows."""
+    return f"user-{uuid.uuid4().hex[:12]}"
+
+
+def command(*arguments: str) -> list[str]:
+    """The command line of `durable-context`, as a process of this Python."""
+    return [sys.executable, "-m", "mcp_server.cli", *arguments]
+
+
+def environment(home: Path, **settings: str) -> dict[str, str]:
+    """A process environment with nothing of the tests' own but the data folder and `settings`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    return kept | {"DURABLE_CONTEXT_HOME": str(home), "LOG_LEVEL": "INFO"} | settings
+
+
+@asynccontextmanager
+async def serve(home: Path, *arguments: str, mode: str = "auto", **settings: str) -> AsyncIterator[Client]:
+    """A client of a `durable-context serve` of its own, over stdio."""
+    line = command("serve", *arguments)
+    parameters = StdioServerParameters(command=line[0], args=line[1:], env=environment(home, **settings), cwd=home)
+    async with Client(stdio_client(parameters), mode=mode) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+async def client(home: Path, stack: Addresses) -> AsyncIterator[Client]:
+    """A client over stdio that tests share."""
+    async with serve(home) as client:
+        yield client
+
+
+def content(result: CallToolResult) -> dict[str, Any]:
+    """The structured content of a result that must not be an error."""
+    assert not result.is_error, message(result)
+    assert result.structured_content is not None
+    assert json.loads(message(result)) == result.structured_content
+    assert workflow_id(result)
+    structured: dict[str, Any] = result.structured_content
+    return structured
+
+
+def message(result: CallToolResult) -> str:
+    """The text of a result."""
+    return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
+
+
+def error(result: CallToolResult) -> str:
+    """The text of a result that must be a tool error, worded for a caller."""
+    assert result.is_error, message(result)
+    text = message(result)
+    assert "Traceback" not in text
+    assert "pydantic" not in text
+    assert "Error executing tool" not in text
+    return text
+
+
+def workflow_id(result: CallToolResult) -> str:
+    assert result.meta is not None
+    found: str = result.meta[WORKFLOW_ID]
+    return found

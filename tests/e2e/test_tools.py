@@ -1,0 +1,333 @@
+"""Each tool over a real client: what it answers, and what it says to bad input."""
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from mcp import Client
+from temporalio.client import Client as TemporalClient
+
+from tests.conftest import content, error, workflow_id
+
+TOOLS = {
+    "hybrid_search",
+    "store_memory",
+    "retrieve_memory",
+    "semantic_cache_response",
+    "check_semantic_cache",
+    "search_web",
+}
+
+
+async def remember(client: Client, user: str, text: str, conversation: str = "c1", **arguments: Any) -> dict[str, Any]:
+    arguments = {"message_type": "human"} | arguments
+    result = await client.call_tool(
+        "store_memory", {"conversation_id": conversation, "text": text, "user_id": user, **arguments}
+    )
+    return content(result)
+
+
+async def formed(temporal: TemporalClient, message_id: str) -> Any:
+    """The result of the workflow that forms a memory of a message."""
+    return await temporal.get_workflow_handle(f"{message_id}-memory").result()
+
+
+async def test_tools_are_described_for_a_model(client: Client) -> None:
+    tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+
+    assert set(tools) == TOOLS
+    for tool in tools.values():
+        assert tool.title
+        assert tool.description is not None
+        assert "Call it" in tool.description
+        assert tool.annotations is not None
+        assert tool.annotations.read_only_hint is not None
+        assert tool.annotations.open_world_hint == (tool.name == "search_web")
+        assert tool.output_schema is not None
+        assert tool.output_schema["type"] == "object"
+        assert tool.input_schema["additionalProperties"] is False
+        for name, schema in tool.input_schema["properties"].items():
+            assert schema.get("description"), f"{tool.name}.{name} isn't described"
+    limit = tools["hybrid_search"].input_schema["properties"]["limit"]
+    assert (limit["minimum"], limit["maximum"], limit["default"]) == (1, 100, 10)
+    weight = tools["hybrid_search"].input_schema["properties"]["weight"]
+    assert (weight["minimum"], weight["maximum"], weight["default"]) == (0, 1, 0.5)
+
+
+async def test_store_memory_runs_one_workflow(client: Client, temporal: TemporalClient, user: str) -> None:
+    result = await client.call_tool(
+        "store_memory", {"conversation_id": "c", "text": "Hi.", "message_type": "human", "user_id": user}
+    )
+
+    stored = content(result)
+    description = await temporal.get_workflow_handle(workflow_id(result)).describe()
+    assert description.workflow_type == "MemoryStorageWorkflow"
+    assert stored == {"message_id": workflow_id(result), "memory_forming": False}
+
+
+async def test_retrieve_memory_finds_a_message_by_meaning_with_its_surroundings(client: Client, user: str) -> None:
+    for minute, (kind, text) in enumerate(
+        [
+            ("human", "Good morning!"),
+            ("ai", "Good morning. What shall we do?"),
+            ("human", "I need to find a birthday present for my nephew, who collects beetles."),
+            ("ai", "A good hand lens would please him."),
+            ("human", "And I must renew my passport."),
+        ]
+    ):
+        await remember(client, user, text, message_type=kind, timestamp=f"2026-05-03T09:0{minute}:00Z")
+
+    found = content(
+        await client.call_tool(
+            "retrieve_memory", {"text": "gift ideas for a boy who likes insects", "user_id": user, "limit": 2}
+        )
+    )
+
+    best = found["related_conversation"][0]
+    assert best["text"] == "I need to find a birthday present for my nephew, who collects beetles."
+    assert best["message_type"] == "human"
+    assert best["conversation_id"] == "c1"
+    assert datetime.fromisoformat(best["timestamp"]) == datetime(2026, 5, 3, 9, 2, tzinfo=UTC)
+    assert [item["text"] for item in best["before"]] == ["Good morning!", "Good morning. What shall we do?"]
+    assert [item["text"] for item in best["after"]] == [
+        "A good hand lens would please him.",
+        "And I must renew my passport.",
+    ]
+    assert len(found["related_conversation"]) == 2
+    assert found["conversation_summary"]
+    assert found["summary_model"] == "local.extractive"
+
+
+async def test_retrieve_memory_of_a_stranger_is_empty(client: Client, user: str) -> None:
+    found = content(await client.call_tool("retrieve_memory", {"text": "anything", "user_id": user}))
+
+    assert found == {
+        "related_conversation": [],
+        "conversation_summary": "",
+        "summary_model": None,
+        "similar_memories": [],
+    }
+
+
+async def test_a_significant_message_becomes_a_memory_once(
+    client: Client, temporal: TemporalClient, user: str
+) -> None:
+    text = "Please remember that I'm allergic to peanuts and my sister Ines lives in Lisbon."
+    first = await remember(client, user, text)
+    again = await remember(client, user, text)
+
+    assert first["memory_forming"]
+    one, two = await formed(temporal, first["message_id"]), await formed(temporal, again["message_id"])
+    assert one["memory_id"] == two["memory_id"] or {one["reinforced"], two["reinforced"]} == {False, True}
+    found = content(await client.call_tool("retrieve_memory", {"text": "food allergies", "user_id": user}))
+    [memory] = found["similar_memories"]
+    assert memory["content"] == text
+    assert memory["importance"] > 0.5
+    assert sorted(memory["source_messages"]) == sorted([first["message_id"], again["message_id"]])
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [("thanks!", "human"), ("ok", "human"), ("I live in Oslo and always will, remember that.", "ai")],
+)
+async def test_small_talk_and_answers_form_no_memory(client: Client, user: str, text: str, kind: str) -> None:
+    assert not (await remember(client, user, text, message_type=kind))["memory_forming"]
+
+
+async def test_cache_hits_the_same_question_and_one_that_means_the_same(client: Client, user: str) -> None:
+    query = "How tall is Mount Everest?"
+    stored = content(
+        await client.call_tool(
+            "semantic_cache_response", {"query": query, "response": "8,849 m.", "user_id": user, "ttl_seconds": 60}
+        )
+    )
+    expires = datetime.fromisoformat(stored["expires_at"])
+    assert timedelta(0) < expires - datetime.now(UTC) <= timedelta(seconds=60)
+
+    identical = content(
+        await client.call_tool("check_semantic_cache", {"query": "how  tall is mount EVEREST?", "user_id": user})
+    )
+    similar = content(
+        await client.call_tool("check_semantic_cache", {"query": "What is the height of Everest?", "user_id": user})
+    )
+    other = content(
+        await client.call_tool("check_semantic_cache", {"query": "Which wine goes with fish?", "user_id": user})
+    )
+
+    assert (identical["hit"], identical["response"], identical["similarity"]) == (True, "8,849 m.", 1.0)
+    assert identical["cached_query"] == query
+    assert 0 <= identical["age_seconds"] < 60
+    assert (similar["hit"], similar["response"]) == (True, "8,849 m.")
+    assert similar["similarity"] < 1
+    assert (other["hit"], other["response"], other["cached_query"]) == (False, None, None)
+    assert other["similarity"] < similar["similarity"]
+
+
+async def test_an_identical_question_is_answered_without_embedding_it(
+    client: Client, temporal: TemporalClient, user: str
+) -> None:
+    query = {"query": "Is this cached?", "user_id": user}
+    await client.call_tool("semantic_cache_response", query | {"response": "Yes."})
+
+    result = await client.call_tool("check_semantic_cache", query)
+
+    assert content(result)["hit"]
+    history = await temporal.get_workflow_handle(workflow_id(result)).fetch_history()
+    assert "embed" not in history.to_json()
+    assert "cached_answer" in history.to_json()
+
+
+async def test_cache_threshold_decides(client: Client, user: str) -> None:
+    await client.call_tool(
+        "semantic_cache_response", {"query": "What's the capital of France?", "response": "Paris.", "user_id": user}
+    )
+    near = {"query": "What's the capital of Germany?", "user_id": user}
+
+    assert not content(await client.call_tool("check_semantic_cache", near))["hit"]
+    assert content(await client.call_tool("check_semantic_cache", near | {"threshold": 0.5}))["hit"]
+
+
+async def test_cache_forgets_what_has_expired(client: Client, user: str) -> None:
+    query = {"query": "What is the time?", "user_id": user}
+    past = (datetime.now(UTC) - timedelta(hours=2)).isoformat()
+    await client.call_tool("semantic_cache_response", query | {"response": "Ten.", "ttl_seconds": 60, "timestamp": past})
+
+    assert not content(await client.call_tool("check_semantic_cache", query))["hit"]
+
+
+async def test_caching_again_replaces_the_answer(client: Client, user: str) -> None:
+    query = {"query": "Who is on call?", "user_id": user}
+    first = content(await client.call_tool("semantic_cache_response", query | {"response": "Ana."}))
+    second = content(await client.call_tool("semantic_cache_response", query | {"response": "Ben."}))
+
+    assert first["entry_id"] == second["entry_id"]
+    assert content(await client.call_tool("check_semantic_cache", query))["response"] == "Ben."
+
+
+async def test_users_never_see_each_other(client: Client, temporal: TemporalClient, user: str) -> None:
+    stranger = f"{user}-stranger"
+    secret = "Remember that my locker code is 4711 and I live in Bergen."
+    stored = await remember(client, user, secret)
+    await formed(temporal, stored["message_id"])
+    await client.call_tool("semantic_cache_response", {"query": secret, "response": secret, "user_id": user})
+
+    recalled = content(await client.call_tool("retrieve_memory", {"text": secret, "user_id": stranger}))
+    cached = content(
+        await client.call_tool("check_semantic_cache", {"query": secret, "user_id": stranger, "threshold": 0})
+    )
+    found = content(await client.call_tool("hybrid_search", {"query": secret, "user_id": stranger}))
+
+    assert recalled["related_conversation"] == recalled["similar_memories"] == found["results"] == []
+    assert cached == {
+        "hit": False,
+        "response": None,
+        "similarity": None,
+        "cached_query": None,
+        "age_seconds": None,
+        "expires_at": None,
+    }
+
+
+async def test_search_web_without_a_key_names_the_setting(client: Client) -> None:
+    result = await client.call_tool("search_web", {"query": "news"})
+
+    assert "TAVILY_API_KEY" in error(result)
+    assert workflow_id(result).startswith("search_web-")
+
+
+LONG = "x" * 32_001
+BAD = [
+    ("hybrid_search", {"query": ""}, "query"),
+    ("hybrid_search", {"query": "   "}, "query"),
+    ("hybrid_search", {"query": "x" * 4001}, "query"),
+    ("hybrid_search", {}, "query"),
+    ("hybrid_search", {"query": "x", "limit": 0}, "limit"),
+    ("hybrid_search", {"query": "x", "limit": 101}, "limit"),
+    ("hybrid_search", {"query": "x", "limit": "many"}, "limit"),
+    ("hybrid_search", {"query": "x", "weight": 1.5}, "weight"),
+    ("hybrid_search", {"query": "x", "weight": -0.1}, "weight"),
+    ("hybrid_search", {"query": "x", "collection": "nowhere"}, "nowhere"),
+    ("hybrid_search", {"query": "x", "filter": {"$where": "1"}}, "$where"),
+    ("hybrid_search", {"query": "x", "filter": {"source": {"$regex": "."}}}, "$regex"),
+    ("hybrid_search", {"query": "x", "filter": {"a'; drop table documents": 1}}, "filter"),
+    ("hybrid_search", {"query": "x", "filter": "source = 1"}, "filter"),
+    ("hybrid_search", {"query": "x", "user_id": ""}, "user_id"),
+    ("hybrid_search", {"query": "x", "user_id": "a\x00b"}, "user_id"),
+    ("hybrid_search", {"query": "x", "user": "alice"}, "'user'"),
+    ("store_memory", {"conversation_id": "c", "text": "", "message_type": "human"}, "text"),
+    ("store_memory", {"conversation_id": "c", "text": LONG, "message_type": "human"}, "text"),
+    ("store_memory", {"conversation_id": "", "text": "x", "message_type": "human"}, "conversation_id"),
+    ("store_memory", {"conversation_id": "c", "text": "x", "message_type": "robot"}, "message_type"),
+    ("store_memory", {"conversation_id": "c", "text": "x"}, "message_type"),
+    ("store_memory", {"conversation_id": "c", "text": "x", "message_type": "ai", "timestamp": "soon"}, "timestamp"),
+    ("store_memory", {"conversation_id": "c", "text": "x", "message_type": "ai", "timestamp": 12}, "timestamp"),
+    ("retrieve_memory", {"text": " "}, "text"),
+    ("retrieve_memory", {"text": "x", "limit": 1000}, "limit"),
+    ("semantic_cache_response", {"query": "x", "response": ""}, "response"),
+    ("semantic_cache_response", {"query": "x", "response": "y", "ttl_seconds": 0}, "ttl_seconds"),
+    ("semantic_cache_response", {"query": "x", "response": "y", "timestamp": "2026-13-01"}, "timestamp"),
+    ("check_semantic_cache", {"query": ""}, "query"),
+    ("check_semantic_cache", {"query": "x", "threshold": 2}, "threshold"),
+    ("search_web", {"query": ""}, "query"),
+    ("search_web", {"query": "x", "max_results": 0}, "max_results"),
+    ("search_web", {"query": "x", "topic": "gossip"}, "topic"),
+    ("search_web", {"query": "x", "time_range": "century"}, "time_range"),
+]
+
+
+@pytest.mark.parametrize(("tool", "arguments", "named"), BAD)
+async def test_bad_input_is_named(client: Client, tool: str, arguments: dict[str, Any], named: str) -> None:
+    text = error(await client.call_tool(tool, arguments))
+
+    assert named in text
+    assert len(text) < 400
+    assert LONG not in text
+
+
+async def test_an_unknown_tool_is_an_error_that_names_the_tools(client: Client) -> None:
+    text = error(await client.call_tool("hybrid_serch", {}))
+
+    assert "hybrid_serch" in text
+    assert "hybrid_search" in text
+
+
+async def test_many_calls_at_once(client: Client, user: str) -> None:
+    results = await asyncio.gather(*(remember(client, user, f"Note number {number}.") for number in range(24)))
+
+    assert len({result["message_id"] for result in results}) == 24
+    found = content(await client.call_tool("retrieve_memory", {"text": "note number", "user_id": user, "limit": 100}))
+    assert len(found["related_conversation"]) == 24
+
+
+async def test_unicode_survives(client: Client, user: str) -> None:
+    text = "Grüße 👩‍🚀, 東京の天気は？ مرحبا — naïve “quotes” \\ and NUL-free"
+    await remember(client, user, text)
+
+    found = content(await client.call_tool("retrieve_memory", {"text": "東京の天気", "user_id": user}))
+    assert found["related_conversation"][0]["text"] == text
+
+
+async def test_resources_say_how_it_is(client: Client) -> None:
+    [health] = (await client.read_resource("health://status")).contents
+    report = json.loads(health.text)  # type: ignore[union-attr]
+    assert report["status"] == "ok"
+    assert {piece["piece"] for piece in report["pieces"]} == {"workflow engine", "store", "web search"}
+
+    [settings] = (await client.read_resource("config://settings")).contents
+    shown = json.loads(settings.text)  # type: ignore[union-attr]
+    assert shown["EMBEDDING_MODEL_ID"] == "local.multilingual-e5-small"
+    assert shown["TAVILY_API_KEY"] is None
+
+
+async def test_prompt_puts_memory_before_a_model(client: Client) -> None:
+    prompt = await client.get_prompt(
+        "conversation_prompt",
+        {"user_id": "ada", "conversation_summary": "They like tea.", "similar_memories": "Allergic to nuts."},
+    )
+
+    [only] = prompt.messages
+    assert "ada" in only.content.text  # type: ignore[union-attr]
+    assert "They like tea." in only.content.text  # type: ignore[union-attr]
+    assert "Allergic to nuts." in only.content.text  # type: ignore[union-attr]

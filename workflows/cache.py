@@ -1,0 +1,55 @@
+"""The semantic cache: store an answer, and look one up."""
+
+from datetime import timedelta
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities.bedrock import BedrockActivities
+
+    from activities.cache import CacheActivities, entry_id, query_hash
+    from activities.models import (
+        CacheCheckParams,
+        CacheCheckResult,
+        CacheEntry,
+        CacheLookup,
+        CacheStoreParams,
+        CacheStoreResult,
+        EmbedParams,
+    )
+    from workflows.steps import READ_GIVE_UP, step
+
+
+@workflow.defn
+class CacheStorageWorkflow:
+    @workflow.run
+    async def run(self, params: CacheStoreParams) -> CacheStoreResult:
+        # Two queries are compared with each other, so both are embedded on the same side.
+        embedded = await step(BedrockActivities.embed, EmbedParams(texts=[params.query], side="query"))
+        created_at = params.timestamp or workflow.now()
+        entry = CacheEntry(
+            entry_id=entry_id(params.user_id, params.query),
+            user_id=params.user_id,
+            query=params.query,
+            query_hash=query_hash(params.query),
+            response=params.response,
+            created_at=created_at,
+            expires_at=created_at + timedelta(seconds=params.ttl_seconds),
+            embedding=embedded.vectors[0],
+        )
+        await step(CacheActivities.put_cache_entry, entry)
+        return CacheStoreResult(entry_id=entry.entry_id, expires_at=entry.expires_at)
+
+
+@workflow.defn
+class SemanticCacheCheckWorkflow:
+    @workflow.run
+    async def run(self, params: CacheCheckParams) -> CacheCheckResult:
+        identical = await step(CacheActivities.cached_answer, params, give_up=READ_GIVE_UP)
+        if identical.hit:
+            return identical
+        embedded = await step(
+            BedrockActivities.embed, EmbedParams(texts=[params.query], side="query"), give_up=READ_GIVE_UP
+        )
+        lookup = CacheLookup(**params.model_dump(), embedding=embedded.vectors[0])
+        return await step(CacheActivities.similar_answer, lookup, give_up=READ_GIVE_UP)

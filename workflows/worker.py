@@ -1,0 +1,55 @@
+"""The worker: which workflows and activities it runs, and how."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.worker import Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from workflows.cache import CacheStorageWorkflow, SemanticCacheCheckWorkflow
+from workflows.documents import DataIngestionWorkflow
+from workflows.memory import MemoryFormationWorkflow, MemoryRetrievalWorkflow, MemoryStorageWorkflow
+from workflows.search import HybridSearchWorkflow
+from workflows.web import WebSearchWorkflow
+
+DATA_CONVERTER = pydantic_data_converter
+
+WORKFLOWS: list[type[Any]] = [
+    CacheStorageWorkflow,
+    DataIngestionWorkflow,
+    HybridSearchWorkflow,
+    MemoryFormationWorkflow,
+    MemoryRetrievalWorkflow,
+    MemoryStorageWorkflow,
+    SemanticCacheCheckWorkflow,
+    WebSearchWorkflow,
+]
+
+
+def build_worker(client: Client, task_queue: str, activities: Sequence[object]) -> Worker:
+    """A worker that runs every workflow, and every activity that is a method of one of `activities`."""
+    methods = [
+        getattr(group, name)
+        for group in activities
+        for name in dir(type(group))
+        if hasattr(getattr(type(group), name), "__temporal_activity_definition")
+    ]
+    # Everything a workflow imports is passed through: our own modules hold no state, and importing them anew for each
+    # execution would take longer than most executions.
+    restrictions = SandboxRestrictions.default.with_passthrough_modules("activities", "workflows", "pydantic")
+    return Worker(
+        client,
+        task_queue=task_queue,
+        workflows=WORKFLOWS,
+        activities=methods,
+        workflow_runner=SandboxedWorkflowRunner(restrictions=restrictions),
+        graceful_shutdown_timeout=timedelta(seconds=2),
+        max_concurrent_local_activities=64,
+        max_concurrent_activities=64,
+        # Heartbeats carry an ingestion's progress, which somebody is watching.
+        max_heartbeat_throttle_interval=timedelta(seconds=1),
+        default_heartbeat_throttle_interval=timedelta(seconds=1),
+    )
