@@ -426,7 +426,7 @@ class _Runtime:
                     proxies={},
                     use_fips_endpoint=False,
                     use_dualstack_endpoint=False,
-                    defaults_mode="legacy",
+                    defaults_mode="legacy",  # type: ignore[arg-type]  # the stubs have it as a bool
                 )
             ),
         )

@@ -38,7 +38,7 @@ def title_of(text: str, path: Path) -> str:
 
 
 def chunk_text(text: str, markdown: bool) -> list[str]:
-    """Cut a document into overlapping pieces at the most meaningful boundary that fits: heading, paragraph, sentence."""
+    """Cut a document into overlapping pieces, at the most meaningful boundary that fits."""
     from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
     splitter = (MarkdownSplitter if markdown else TextSplitter)(CHUNK_CHARACTERS, overlap=OVERLAP_CHARACTERS)

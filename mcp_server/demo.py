@@ -5,7 +5,6 @@ import os
 import sys
 import tempfile
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,13 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp_types import CallToolResult, TextContent
 from rich.console import Console
 from rich.markup import escape
-from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client as TemporalClient
-from temporalio.client import WorkflowHistory
 
 from mcp_server.local.stack import is_running, leased
 from mcp_server.runtime import connect
 from mcp_server.server import WORKFLOW_ID
 from mcp_server.settings import Settings
+from workflows.history import steps_of
 
 CORPUS = Path(__file__).parent / "corpus"
 
@@ -34,33 +32,6 @@ console = Console(highlight=False, soft_wrap=True)
 def _environment(home: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(REMOTE)}
     return kept | {"DURABLE_CONTEXT_HOME": str(home), "LOG_LEVEL": "WARNING"}
-
-
-async def steps_of(temporal: TemporalClient, workflow_id: str) -> list[tuple[str, float]]:
-    """The activities of a finished workflow with how long each took, in milliseconds, from its history."""
-    history: WorkflowHistory = await temporal.get_workflow_handle(workflow_id).fetch_history()
-    steps: list[tuple[str, float]] = []
-    scheduled: dict[int, Any] = {}
-    for event in history.events:
-        if event.event_type == EventType.EVENT_TYPE_MARKER_RECORDED:
-            details = event.marker_recorded_event_attributes.details
-            for payload in details["data"].payloads if "data" in details else ():
-                data = (await temporal.data_converter.decode([payload], [dict[str, Any]]))[0]
-                steps.append(
-                    (data["activity_type"], _milliseconds(data["original_schedule_time"], data["complete_time"]))
-                )
-        elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
-            scheduled[event.event_id] = event
-        elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
-            begun = scheduled[event.activity_task_completed_event_attributes.scheduled_event_id]
-            took = event.event_time.ToDatetime() - begun.event_time.ToDatetime()
-            name = begun.activity_task_scheduled_event_attributes.activity_type.name
-            steps.append((name, took / timedelta(milliseconds=1)))
-    return steps
-
-
-def _milliseconds(start: dict[str, int], end: dict[str, int]) -> float:
-    return (end["seconds"] - start["seconds"]) * 1e3 + (end["nanos"] - start["nanos"]) / 1e6
 
 
 class Demo:
@@ -80,7 +51,7 @@ class Demo:
         workflow_id = (result.meta or {}).get(WORKFLOW_ID)
         if workflow_id and not result.is_error:
             steps = await steps_of(self._temporal, workflow_id)
-            parts = ", ".join(f"{name} {milliseconds:.0f} ms" for name, milliseconds in steps)
+            parts = ", ".join(f"{step.name} {step.milliseconds:.0f} ms" for step in steps)
             console.print(f"  [cyan]workflow {workflow_id}: {took:.0f} ms in all; {parts}[/]")
         if result.is_error:
             text = " ".join(block.text for block in result.content if isinstance(block, TextContent))
@@ -92,7 +63,7 @@ class Demo:
         tools = await self._client.list_tools()
         console.print(f"tools: {', '.join(tool.name for tool in tools.tools)}")
 
-        await self._search("Who worked out sea levels ahead of the Allied invasion of France?")
+        await self._search("How do insects with no leader settle an argument about where to live?")
         await self._search("How many seconds slow was H4 when it reached Jamaica?", limit=1)
 
         conversation = (

@@ -12,6 +12,18 @@ FILE_BYTES = 5 * 1024 * 1024
 FILES_KEPT = 20
 
 
+class _WordedFailures(logging.Filter):
+    """Leaves the stack trace off failures that were worded for the caller: they are expected, and say it all."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        from temporalio.exceptions import ApplicationError
+
+        if record.exc_info and isinstance(record.exc_info[1], ApplicationError):
+            record.msg, record.args = f"an activity failed: {record.exc_info[1]}", ()
+            record.exc_info = None
+        return True
+
+
 def configure_logging(folder: Path, role: str, level: str) -> None:
     """Log to stderr and to a file of this process's own, so that rotation never races another process.
 
@@ -30,6 +42,8 @@ def configure_logging(folder: Path, role: str, level: str) -> None:
     except OSError as error:
         print(f"durable-context: no log file in {folder}: {error.strerror}", file=sys.stderr)  # noqa: T201
     logging.basicConfig(level=level, format=FORMAT, handlers=handlers, force=True)
+    if level != "DEBUG":
+        logging.getLogger("temporalio.activity").addFilter(_WordedFailures())
     # These say at INFO what each request was, and httpx with its address.
-    for noisy in ("httpx", "httpcore", "botocore", "urllib3", "mcp.server.lowlevel.server"):
+    for noisy in ("httpx", "httpcore", "botocore", "urllib3", "mcp.server.lowlevel.server", "temporalio.worker"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from mcp_server.settings import Settings
 
 if TYPE_CHECKING:
-    from activities.bedrock import BedrockEmbeddings, BedrockText
     from temporalio.client import Client, WorkflowHandle
 
+    from activities.bedrock import BedrockEmbeddings, BedrockText
     from activities.models import Model
     from activities.store.base import OpenedStore
     from mcp_server.local.stack import Addresses, Piece
@@ -72,7 +72,6 @@ def build_parts(settings: Settings, endpoint: str | None) -> Parts:
         ApplicationError: `not_configured` where a model id or its dimensions can't be used.
     """
     from activities.bedrock import BedrockEmbeddings, BedrockText
-
     from activities.store.base import OpenedStore
     from activities.store.sqlite import SqliteStore
 
@@ -89,7 +88,6 @@ def build_parts(settings: Settings, endpoint: str | None) -> Parts:
 def build_activities(settings: Settings, parts: Parts) -> list[object]:
     """Everything a worker runs activities of."""
     from activities.bedrock import BedrockActivities
-
     from activities.cache import CacheActivities, default_threshold
     from activities.documents import DocumentActivities
     from activities.memory import MemoryActivities

@@ -6,7 +6,6 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.bedrock import BedrockActivities
-
     from activities.cache import CacheActivities, entry_id, query_hash
     from activities.models import (
         CacheCheckParams,

@@ -9,7 +9,6 @@ from temporalio.workflow import ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
     from activities.bedrock import BedrockActivities
-
     from activities.memory import SIGNIFICANCE, MemoryActivities
     from activities.models import (
         EmbedParams,

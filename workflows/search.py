@@ -4,7 +4,6 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.bedrock import BedrockActivities
-
     from activities.models import DocumentQuery, EmbedParams, HybridSearchParams, HybridSearchResult
     from activities.search import SearchActivities
     from workflows.steps import READ_GIVE_UP, step

@@ -30,6 +30,20 @@ _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U00
 _CHARACTER = re.compile(rf"[{_UNSPACED}]")
 _TERM = re.compile(rf"([{_UNSPACED}]+)|[^\W_{_UNSPACED}]+")
 
+_FUNCTION_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        """
+        a about after again all also am an and any are as at be because been before being between both but by
+        can could did do does doing down during each few for from further had has have having he her here hers
+        him his how i if in into is it its just me more most my no nor not of off on once only or other our ours
+        out over own s same she should so some such t than that the their theirs them then there these they this
+        those through to too under until up very was we were what when where which while who whom why will with
+        would you your yours
+        """,
+    )
+)
+
 
 def _indexed(text: str) -> str:
     """`text` as the full-text index takes it: characters of unspaced scripts stand alone."""
@@ -40,7 +54,8 @@ def _match(query: str) -> str:
     """The words of `query` as FTS5 strings joined by OR; empty where it has none.
 
     Only letters and digits get this far, so nothing in a query is ever FTS5 syntax. Runs of an unspaced script become
-    phrases of two characters.
+    phrases of two characters. English function words count only where there is nothing else: they match nearly every
+    text, and in a small collection BM25 takes the rarer ones for what the question is about.
     """
     terms: dict[str, None] = {}
     for word in _TERM.finditer(normalize("NFC", query)):
@@ -51,7 +66,8 @@ def _match(query: str) -> str:
             terms.update(dict.fromkeys(" ".join(run[i : i + 2]) for i in range(max(1, len(run) - 1))))
         if len(terms) >= MAX_TERMS:
             break
-    return " OR ".join(f'"{term}"' for term in list(terms)[:MAX_TERMS])
+    telling = [term for term in terms if term not in _FUNCTION_WORDS] or list(terms)
+    return " OR ".join(f'"{term}"' for term in telling[:MAX_TERMS])
 
 
 def _types(value: Scalar) -> str:
@@ -139,8 +155,7 @@ def nearest(
         f"select rowid, distance from {table}_vectors where embedding match ? and k = ? and {where} order by distance",
         (vector, min(k, MAX_NEAREST), *arguments),
     )
-    # Rounded to what float32 can tell apart, so that a vector's cosine with itself is exactly 1.
-    return [(row, round(1.0 - distance, 6)) for row, distance in found]
+    return [(row, 1.0 - distance) for row, distance in found]
 
 
 def index(db: apsw.Connection, share: Share, row: int, text: str, vector: bytes | None) -> None:

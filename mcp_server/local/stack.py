@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 Piece = Literal["temporal", "models"]
 
-FIRST_LEASE_SECONDS = 30.0
 LOCK_SECONDS = 15.0
 ACQUIRE_SECONDS = 60.0
 
@@ -102,12 +101,16 @@ class Supervisor:
         self._models_url: str | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        self._starter_lives = True
         self._stopping = False
         self._state = _read_state(home)
 
     async def run(self) -> None:
         """Serve leases until none is left, or until SIGTERM."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop)
+        # Whoever started this process holds the other end of stdin until it has its lease.
+        loop.add_reader(0, self._read_starter)
         if leftover := self._state.get("temporal_pid"):
             end_leftover(int(leftover))
         listener = await asyncio.start_server(self._serve_lease, LOOPBACK, 0)
@@ -120,10 +123,7 @@ class Supervisor:
         self._write_state()
         logger.info("supervisor of %s is up, pid %d", self._home, os.getpid())
         try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FIRST_LEASE_SECONDS):
-                    await self._changed.wait()
-            while self._leases and not self._stopping:
+            while (self._leases or self._starter_lives) and not self._stopping:
                 self._changed.clear()
                 await self._changed.wait()
         finally:
@@ -140,6 +140,12 @@ class Supervisor:
     def _stop(self) -> None:
         self._stopping = True
         self._changed.set()
+
+    def _read_starter(self) -> None:
+        if not os.read(0, 1):
+            asyncio.get_running_loop().remove_reader(0)
+            self._starter_lives = False
+            self._changed.set()
 
     def _write_state(self) -> None:
         draft = self._home / "stack.json.new"
@@ -279,7 +285,7 @@ def _spawn(home: Path) -> subprocess.Popen[bytes]:
     with (home / "logs" / "stack.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "mcp_server.local", str(home)],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             cwd=home,
@@ -288,7 +294,14 @@ def _spawn(home: Path) -> subprocess.Popen[bytes]:
         )
 
 
-async def _connect(home: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, str] | None:
+@dataclass(frozen=True)
+class _Connection:
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    token: str
+
+
+async def _connect(home: Path) -> _Connection | None:
     state = _read_state(home)
     if "port" not in state or "token" not in state:
         return None
@@ -296,25 +309,23 @@ async def _connect(home: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWrit
         reader, writer = await asyncio.open_connection(LOOPBACK, state["port"])
     except OSError:
         return None
-    return reader, writer, state["token"]
+    return _Connection(reader, writer, state["token"])
 
 
-async def _connect_or_start(home: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, str]:
-    """A connection to the supervisor of `home`, which is started where there is none."""
-    home.mkdir(parents=True, exist_ok=True)
-    (home / "logs").mkdir(exist_ok=True)
-    deadline = time.monotonic() + ACQUIRE_SECONDS
-    while time.monotonic() < deadline:
-        if connection := await _connect(home):
-            return connection
-        with _locked(home / "start.lock", 0) as mine:
-            process = _spawn(home) if mine else None
-            while process is not None and process.poll() is None and time.monotonic() < deadline:
-                if connection := await _connect(home):
-                    return connection
-                await asyncio.sleep(0.02)
-        await asyncio.sleep(0.05)
-    raise StackError(f"The embedded stack of {home} did not start; {home / 'logs' / 'stack.log'} may say why.")
+async def _ask(home: Path, need: list[Piece]) -> tuple[_Connection, dict[str, Any]] | None:
+    """A connection to the living supervisor of `home`, and its answer; None where there is none, or it is ending."""
+    connection = await _connect(home)
+    if connection is None:
+        return None
+    connection.writer.write(json.dumps({"token": connection.token, "need": need}).encode() + b"\n")
+    try:
+        answer = json.loads(await connection.reader.readline() or b"null")
+    except (OSError, ValueError):
+        answer = None
+    if answer is None:
+        connection.writer.close()
+        return None
+    return connection, answer
 
 
 class Lease:
@@ -323,7 +334,7 @@ class Lease:
     def __init__(self, home: Path, need: list[Piece]) -> None:
         self._home = home
         self._need = need
-        self._connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._connection: _Connection | None = None
 
     async def acquire(self) -> Addresses:
         """Bring the pieces up, or join those that are, and hold them.
@@ -333,42 +344,49 @@ class Lease:
         """
         await self.release()
         try:
+            self._home.mkdir(parents=True, exist_ok=True)
+            (self._home / "logs").mkdir(exist_ok=True)
             async with asyncio.timeout(ACQUIRE_SECONDS):
-                while True:
-                    reader, writer, token = await _connect_or_start(self._home)
-                    writer.write(json.dumps({"token": token, "need": self._need}).encode() + b"\n")
-                    try:
-                        answer = json.loads(await reader.readline() or b"null")
-                    except (OSError, ValueError):
-                        answer = None
-                    if answer is not None:
-                        break
-                    # That supervisor was ending: the next one will take us.
-                    writer.close()
-                    await asyncio.sleep(0.05)
-        except OSError as error:
-            raise StackError(f"The embedded stack of {self._home} can't be started: {error}.") from error
+                connection, answer = await self._ask_or_start()
         except TimeoutError:
             raise StackError(
                 f"The embedded stack of {self._home} did not start within {ACQUIRE_SECONDS:.0f} s; "
                 f"{self._home / 'logs' / 'stack.log'} may say why."
             ) from None
+        except OSError as error:
+            raise StackError(f"The embedded stack of {self._home} can't be started: {error}.") from error
         if "error" in answer:
-            writer.close()
+            connection.writer.close()
             raise StackError(answer["error"])
-        self._connection = (reader, writer)
+        self._connection = connection
         return Addresses(**answer)
+
+    async def _ask_or_start(self) -> tuple[_Connection, dict[str, Any]]:
+        """Ask the supervisor; where there is none, start one, unless another process is just doing that."""
+        while True:
+            if asked := await _ask(self._home, self._need):
+                return asked
+            with _locked(self._home / "start.lock", 0) as mine:
+                process = _spawn(self._home) if mine else None
+                while process is not None and process.poll() is None:
+                    if asked := await _ask(self._home, self._need):
+                        # The lease keeps it alive from here on.
+                        assert process.stdin is not None
+                        process.stdin.close()
+                        return asked
+                    await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
 
     async def lost(self) -> None:
         """Return when the supervisor is gone, or has ended the lease."""
         assert self._connection is not None
         with contextlib.suppress(OSError):
-            await self._connection[0].read()
+            await self._connection.reader.read()
 
     async def release(self) -> None:
         """Give the claim back. Idempotent."""
         if self._connection is not None:
-            self._connection[1].close()
+            self._connection.writer.close()
             self._connection = None
 
 

@@ -13,7 +13,8 @@ from tests.e2e.test_http import run
 
 QUESTIONS = {
     "How many seconds slow was H4 when HMS Deptford reached Jamaica?": "john-harrison-and-the-marine-chronometer.md",
-    "Who worked out sea levels ahead of the Allied invasion of France?": "why-the-tide-rises-twice.md",
+    "What percentage of the Moon's tide-raising force is the Sun's?": "why-the-tide-rises-twice.md",
+    "How do insects with no leader settle an argument about where to live?": "how-honeybees-choose-a-home.md",
     "Which naval clerk put his cheese in the ground to save it?": "the-great-fire-of-london.md",
     "What cavity volume do honeybee scouts prefer in nest boxes?": "how-honeybees-choose-a-home.md",
     "How can software avoid billing a customer twice when a server dies before saving the reply?": (
@@ -166,5 +167,3 @@ def test_readme_names_every_setting() -> None:
     text = (CORPUS.parents[1] / "README.md").read_text()
     for name in Settings.model_fields:
         assert f"`{name.upper()}`" in text
-
-
