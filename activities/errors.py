@@ -1,6 +1,6 @@
 """How an activity says that it failed: one class for each error, chosen once, where the error is caught."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from temporalio.exceptions import ApplicationError
 
@@ -13,6 +13,8 @@ Kind = Literal[
     "over_limit",
     "model_mismatch",
 ]
+
+KINDS: frozenset[str] = frozenset(get_args(Kind))
 
 RETRYABLE: frozenset[Kind] = frozenset({"throttled", "unavailable"})
 """Kinds that pass by themselves: throttling, time-outs, 5xx, network, a locked database."""

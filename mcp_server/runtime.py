@@ -425,19 +425,24 @@ def _explain_rpc(error: Any, settings: Settings) -> str:
 
 
 def _explain_failure(error: BaseException) -> str:
-    """The message of the failure at the root of a workflow's, which an activity worded for the caller."""
+    """The message in a workflow's failure that an activity worded for the caller, or what else ended the workflow."""
     from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError, TimeoutError
 
+    from activities.errors import KINDS
+
+    causes: list[BaseException] = []
     cause: BaseException | None = error
-    found: BaseException = error
     while cause is not None:
-        found, cause = cause, getattr(cause, "cause", None) or cause.__cause__
-    if isinstance(found, ApplicationError):
-        return found.message
-    if isinstance(found, CancelledError):
-        return "The call was cancelled."
-    if isinstance(found, TerminatedError):
-        return "The workflow was terminated by an operator."
-    if isinstance(found, TimeoutError):
-        return "A step of the work did not answer in time. Try again later."
+        causes.append(cause)
+        cause = cause.__cause__
+    for found in causes:
+        if isinstance(found, ApplicationError) and found.type in KINDS:
+            return found.message
+    for found in causes:
+        if isinstance(found, CancelledError):
+            return "The call was cancelled."
+        if isinstance(found, TerminatedError):
+            return "The workflow was terminated by an operator."
+        if isinstance(found, TimeoutError):
+            return "A step of the work did not answer in time. Try again later."
     return "The work failed; the workflow's history says why."

@@ -79,6 +79,7 @@ def environment(home: Path, **settings: str) -> dict[str, str]:
 @asynccontextmanager
 async def serve(home: Path, *arguments: str, mode: str = "auto", **settings: str) -> AsyncIterator[Client]:
     """A client of a `durable-context serve` of its own, over stdio."""
+    home.mkdir(exist_ok=True)
     line = command("serve", *arguments)
     parameters = StdioServerParameters(command=line[0], args=line[1:], env=environment(home, **settings), cwd=home)
     async with Client(stdio_client(parameters), mode=mode) as client:

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError, RetryState
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 
 Group = TypeVar("Group")
 Argument = TypeVar("Argument")
@@ -54,8 +54,10 @@ async def step(
             start_to_close_timeout=ATTEMPT,
             retry_policy=_AT_ONCE,
         )
-    except ActivityError as error:
-        if error.retry_state == RetryState.NON_RETRYABLE_FAILURE:
+    except FailureError as error:
+        # A local activity's failure comes bare or inside an ActivityError.
+        cause = error.cause if isinstance(error, ActivityError) else error
+        if is_cancelled_exception(error) or (isinstance(cause, ApplicationError) and cause.non_retryable):
             raise
     return await workflow.execute_activity_method(
         method,

@@ -187,7 +187,7 @@ class SqliteStore:
         threads: Most calls that run at once; each thread has its own connection.
     """
 
-    def __init__(self, path: Path, *, busy_timeout: float = 5.0, threads: int = 4) -> None:
+    def __init__(self, path: Path, *, busy_timeout: float = 2.0, threads: int = 4) -> None:
         self._database = Database(path, busy_timeout, threads)
         self._model: EmbeddingModel | None = None
 

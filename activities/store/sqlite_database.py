@@ -86,7 +86,8 @@ class Database:
         except (apsw.Error, OSError, UnicodeEncodeError) as error:
             if (explained := self._explain(error)) is None:
                 raise
-            raise explained from error
+            # The engine's own words would go into workflow histories with it.
+            raise explained from None
 
     def _explain(self, error: Exception) -> ApplicationError | None:
         """What an error of the engine means to the tool's caller; None for one that only a mistake in here causes."""

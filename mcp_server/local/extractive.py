@@ -14,8 +14,9 @@ DUPLICATE = 0.95
 _IDEOGRAPHS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _TOKEN = re.compile(rf"[{_IDEOGRAPHS}]|[^\W{_IDEOGRAPHS}]+")
 # Scripts that end sentences without a space after it, and those that need one to tell an end from "3.14".
-_END = re.compile(r"""[。！？｡।॥؟۔]+[」』】）”’"')]*|[.!?…]+[”’»"')\]]*(?=\s|$)""")  # noqa: RUF001
+_END = re.compile(r"""[。！？｡।॥؟۔]+[」』】）”’"')]*|(?<![.!?…])[.!?…]++[”’»"')\]]*+(?=\s|$)""")  # noqa: RUF001
 _ABBREVIATION = re.compile(r"(?:^|[\s.(])(?:\w|mr|mrs|ms|dr|prof|st|vs|etc|fig|approx|inc|ltd)\.$", re.IGNORECASE)
+_WORD_OR_MARK = re.compile(r"\S")
 _SPEAKER = re.compile(r"(?:\d{4}-\d{2}-\d{2}\s+)?[^\W\d][\w-]{0,31}\s?(?::(?=\s|$)|：)\s*")  # noqa: RUF001
 
 
@@ -55,6 +56,19 @@ def _lines(text: str) -> list[str]:
     return lines
 
 
+def _goes_on(line: str, start: int, end: re.Match[str]) -> bool:
+    """Whether the sentence from `start` goes on after what looks like its end."""
+    after = _WORD_OR_MARK.search(line, end.end())
+    if after is None:
+        return False
+    # An ellipsis or quoted speech can stand within a sentence.
+    if end.group() not in (".", "!", "?") and after.group().islower():
+        return True
+    if end.group()[-1] in "」』”" and after.start() == end.end() and after.group() not in "「『“":
+        return True
+    return end.group() == "." and _ABBREVIATION.search(line[max(start, end.end() - 12) : end.end()]) is not None
+
+
 def sentences(text: str) -> list[Sentence]:
     """The sentences of `text`, in order; what has no word in it isn't one."""
     found: list[Sentence] = []
@@ -64,13 +78,8 @@ def sentences(text: str) -> list[Sentence]:
         spoken = line[len(speaker) :]
         start = 0
         for end in [*_END.finditer(spoken), None]:
-            if end is not None:
-                rest = spoken[end.end() :].lstrip()
-                # An ellipsis or quoted speech within a sentence.
-                if end.group() not in (".", "!", "?") and end.group()[0] in ".!?…" and rest[:1].islower():
-                    continue
-                if end.group() == "." and rest and _ABBREVIATION.search(spoken[start : end.end()]):
-                    continue
+            if end is not None and _goes_on(spoken, start, end):
+                continue
             sentence = spoken[start : end.end() if end else None].strip()
             start = end.end() if end else start
             if tokens(sentence):

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,7 +47,8 @@ class Faults:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         body, more = b"", True
         while more:
             event = await receive()
@@ -64,12 +65,13 @@ class Faults:
                 given = True
                 return {"type": "http.request", "body": body}
 
-            return await self.app(scope, again, send)
+            await self.app(scope, again, send)
+            return
         fault = self.next.pop(0)
         if fault is None:
             while (await receive())["type"] != "http.disconnect":
                 pass
-            return None
+            return
         status, kind, answer = fault
         length = len(answer) * (2 if kind == "half" else 1)
         headers = [(b"content-type", b"application/json"), (b"content-length", str(length).encode())]
@@ -85,8 +87,6 @@ def served() -> Iterator[tuple[Faults, str]]:
     faults = Faults(create_app())
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(faults, lifespan="on", log_level="critical"))
-    # The server's start-up reaches the app itself: faults are for requests.
-    server.config.app = faults
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:
@@ -212,7 +212,7 @@ def test_titan_and_cohere_shapes(url: str) -> None:
     assert cosine(pack_vector(titan["embedding"]), pack_vector(cohere["embeddings"][0])) > 0.9999
     typed = invoke({"texts": ["tea"], "input_type": "search_query", "embedding_types": ["float"]})
     assert (typed["response_type"], len(typed["embeddings"]["float"][0])) == ("embeddings_by_type", 384)
-    words = " ".join(str(number) for number in range(300))
+    words = "茶" * 600 + "猫" * 600
     first = invoke({"texts": [words], "input_type": "search_query", "truncate": "END"})["embeddings"]
     last = invoke({"texts": [words], "input_type": "search_query", "truncate": "START"})["embeddings"]
     assert first != last
@@ -249,7 +249,7 @@ def test_endpoint_knows_its_models(url: str) -> None:
     client = boto(url)
     asked: list[Any] = [{"role": "user", "content": [{"text": "Hello."}]}]
     arn = "arn:aws:bedrock:us-east-1::foundation-model/amazon.titan-embed-text-v2:0"
-    for call, message in (
+    refused: list[tuple[Callable[[], Any], str]] = [
         (lambda: client.invoke_model(modelId=arn, body="{}"), "identifier is invalid"),
         (lambda: client.invoke_model(modelId=TEXT_MODEL, body="{}"), "doesn't support the model"),
         (lambda: client.converse(modelId=EMBEDDING_MODEL, messages=asked), "doesn't support the model"),
@@ -258,7 +258,8 @@ def test_endpoint_knows_its_models(url: str) -> None:
             lambda: client.converse(modelId=TEXT_MODEL, messages=[{"role": "assistant", "content": [{"text": "Hi."}]}]),
             "start with a user message",
         ),
-    ):
+    ]
+    for call, message in refused:
         with pytest.raises(client.exceptions.ValidationException, match=message):
             call()
 
@@ -445,6 +446,16 @@ async def test_dropped_and_refused_connections() -> None:
         ({"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": "sesame"}, None, "not_configured", "AWS_REGION"),
         ({"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": "sesame"}, "no/where", "not_configured", "AWS_REGION"),
         ({"AWS_PROFILE": "single"}, "eu-west-1", "access_denied", "aws sso login"),
+        (
+            {
+                "AWS_ACCESS_KEY_ID": KEY,
+                "AWS_SECRET_ACCESS_KEY": "sesame",
+                "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": "nowhere at all",
+            },
+            "eu-west-1",
+            "not_configured",
+            "AWS_ENDPOINT_URL_BEDROCK_RUNTIME",
+        ),
     ],
 )
 async def test_credentials_and_region(

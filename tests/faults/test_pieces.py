@@ -1,0 +1,202 @@
+"""Pieces that are missing, broken or slow: the answer says which and what to do, and the work is done once."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+from mcp import Client
+from temporalio.client import Client as TemporalClient
+
+from mcp_server.local.stack import Addresses
+from tests.conftest import command, content, environment, error, message, serve, workflow_id
+from tests.e2e.test_stdio import gone, stack_gone
+from tests.faults.bedrock_endpoint import Endpoint, serve_endpoint
+from tests.faults.test_stack import PLEASE_KEEP, locked, messages_of, pids
+
+KEY = "AKIAIOSFODNN7EXAMPLE"
+
+
+@pytest.fixture
+def bedrock() -> Iterator[Endpoint]:
+    with serve_endpoint() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def shared(stack: Addresses, user: str) -> dict[str, str]:
+    """Settings of a server with a store of its own on the Temporal server that tests share."""
+    assert stack.temporal is not None
+    return {"TEMPORAL_ADDRESS": stack.temporal, "TEMPORAL_TASK_QUEUE": user}
+
+
+@pytest.fixture
+async def on_bedrock(bedrock: Endpoint, shared: dict[str, str], tmp_path: Path) -> AsyncIterator[Client]:
+    """A client of a server that takes the test's endpoint for Amazon Bedrock."""
+    async with serve(tmp_path, CALL_TIMEOUT_SECONDS="15", **shared, **bedrock.settings) as client:
+        yield client
+
+
+async def test_throttling_is_waited_out(bedrock: Endpoint, on_bedrock: Client) -> None:
+    bedrock.failures = [(429, "ThrottlingException", "Too many requests")] * 5
+
+    stored = content(await on_bedrock.call_tool("store_memory", PLEASE_KEEP))
+
+    assert bedrock.refused == 5
+    found = content(await on_bedrock.call_tool("retrieve_memory", {"text": "Keep this."}))
+    assert [item["message_id"] for item in found["related_conversation"]] == [stored["message_id"]]
+
+
+@pytest.mark.parametrize(
+    ("failure", "named"),
+    [
+        ((403, "UnrecognizedClientException", f"The security token {KEY} is invalid"), "credentials"),
+        ((403, "AccessDeniedException", "You don't have access to the model"), "EMBEDDING_MODEL_ID"),
+        ((404, "ResourceNotFoundException", "Could not resolve the model"), "EMBEDDING_MODEL_ID"),
+        ((400, "ValidationException", "The provided model identifier is invalid"), "EMBEDDING_MODEL_ID"),
+    ],
+)
+async def test_what_does_not_pass_is_said_at_once(
+    bedrock: Endpoint, on_bedrock: Client, failure: tuple[int, str, str], named: str
+) -> None:
+    bedrock.failures, bedrock.for_ever = [failure], True
+
+    text = error(await on_bedrock.call_tool("store_memory", PLEASE_KEEP))
+
+    assert named in text
+    assert KEY not in text
+    assert bedrock.refused == 1
+
+
+async def test_work_waits_for_bedrock_beyond_the_call(
+    bedrock: Endpoint, shared: dict[str, str], tmp_path: Path
+) -> None:
+    bedrock.failures, bedrock.for_ever = [(503, "ServiceUnavailableException", "try later")], True
+    async with serve(tmp_path, CALL_TIMEOUT_SECONDS="4", **shared, **bedrock.settings) as client:
+        text = error(await client.call_tool("store_memory", PLEASE_KEEP))
+        assert "Bedrock" in text
+        assert "not lost" in text
+        read = error(await client.call_tool("hybrid_search", {"query": "x"}))
+        assert "Bedrock" in read
+        assert "not lost" not in read
+        bedrock.failures = []
+        async with asyncio.timeout(60):
+            while not (await client.call_tool("retrieve_memory", {"text": "Keep this."})).structured_content:
+                await asyncio.sleep(0.1)
+            while not (texts := await messages_of(client)):
+                await asyncio.sleep(0.1)
+        assert texts == ["Keep this."]
+
+
+async def test_a_locked_store_is_named_and_the_work_is_done_once(
+    temporal: TemporalClient, bedrock: Endpoint, shared: dict[str, str], tmp_path: Path
+) -> None:
+    async with serve(tmp_path, CALL_TIMEOUT_SECONDS="20", **shared, **bedrock.settings) as client:
+        content(await client.call_tool("check_semantic_cache", {"query": "Up?"}))
+        async with locked(tmp_path):
+            late = await client.call_tool("store_memory", PLEASE_KEEP)
+            assert "store.db is locked" in error(late)
+            assert "not lost" in error(late)
+        stored = await temporal.get_workflow_handle(workflow_id(late)).result()
+        assert stored["message_id"] == workflow_id(late)
+        assert await messages_of(client) == ["Keep this."]
+
+
+async def test_a_store_filled_by_another_model_is_refused(
+    bedrock: Endpoint, shared: dict[str, str], tmp_path: Path
+) -> None:
+    async with serve(tmp_path, **shared, **bedrock.settings) as client:
+        content(await client.call_tool("store_memory", PLEASE_KEEP))
+    changed = bedrock.settings | {"EMBEDDING_DIMENSIONS": "512"}
+    async with serve(tmp_path, **shared, **changed) as client:
+        text = error(await client.call_tool("store_memory", PLEASE_KEEP))
+    assert "256 dimensions" in text
+    assert "512 dimensions" in text
+
+
+async def test_a_damaged_store_is_named(bedrock: Endpoint, shared: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "store.db").write_bytes(b"This is no database." * 100)
+    async with serve(tmp_path, **shared, **bedrock.settings) as client:
+        assert "store.db is damaged" in error(await client.call_tool("store_memory", PLEASE_KEEP))
+    assert (tmp_path / "store.db").read_bytes().startswith(b"This is no database.")
+
+
+async def test_a_temporal_that_is_not_there_is_named(bedrock: Endpoint, tmp_path: Path) -> None:
+    settings = {"TEMPORAL_ADDRESS": "127.0.0.1:1", "CALL_TIMEOUT_SECONDS": "3"} | bedrock.settings
+    async with serve(tmp_path, **settings) as client:
+        text = error(await client.call_tool("store_memory", PLEASE_KEEP))
+    assert "TEMPORAL_ADDRESS" in text
+
+
+async def test_a_temporal_that_hangs_is_named_and_the_work_is_done_once(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    async with serve(home, CALL_TIMEOUT_SECONDS="4") as client:
+        async with asyncio.timeout(60):
+            while (await client.call_tool("check_semantic_cache", {"query": "Up?"})).is_error:
+                await asyncio.sleep(0.1)
+        dev_server = pids(home)[1]
+        os.kill(dev_server, signal.SIGSTOP)
+        try:
+            text = error(await client.call_tool("store_memory", PLEASE_KEEP))
+            assert "Temporal" in text
+        finally:
+            os.kill(dev_server, signal.SIGCONT)
+        async with asyncio.timeout(60):
+            while (recalled := await client.call_tool("retrieve_memory", {"text": "Keep this."})).is_error:
+                await asyncio.sleep(0.1)
+        assert len(content(recalled)["related_conversation"]) <= 1
+    await stack_gone(home)
+
+
+async def test_a_worker_killed_between_the_embedding_and_the_write_stores_once(
+    bedrock: Endpoint, shared: dict[str, str], tmp_path: Path
+) -> None:
+    """The store is locked so that the write can't have happened when the worker is killed, and embedding has."""
+    settings = shared | bedrock.settings
+    first = await asyncio.create_subprocess_exec(*command("worker"), env=environment(tmp_path, **settings))
+    second = None
+    try:
+        async with serve(tmp_path, "--no-worker", **settings) as client:
+            # The first call makes the store, and shows that the worker works.
+            content(await client.call_tool("check_semantic_cache", {"query": "Up?"}))
+            async with locked(tmp_path):
+                storing = asyncio.create_task(client.call_tool("store_memory", PLEASE_KEEP))
+                async with asyncio.timeout(30):
+                    while PLEASE_KEEP["text"] not in bedrock.embedded:
+                        await asyncio.sleep(0.01)
+                first.kill()
+                await first.wait()
+                assert count_messages(tmp_path) == 0
+            second = await asyncio.create_subprocess_exec(*command("worker"), env=environment(tmp_path, **settings))
+            stored = content(await storing)
+            assert count_messages(tmp_path) == 1
+            found = content(await client.call_tool("retrieve_memory", {"text": "Keep this."}))
+            assert [item["message_id"] for item in found["related_conversation"]] == [stored["message_id"]]
+    finally:
+        for process in (first, second):
+            if process is not None and process.returncode is None:
+                process.terminate()
+                await process.wait()
+    await gone(first.pid)
+
+
+def count_messages(home: Path) -> int:
+    db = apsw.Connection(str(home / "store.db"), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        count: int = db.execute("select count(*) from conversations").get
+        return count
+    finally:
+        db.close()
+
+
+async def test_the_web_key_never_shows(shared: dict[str, str], bedrock: Endpoint, tmp_path: Path) -> None:
+    settings = shared | bedrock.settings | {"TAVILY_API_KEY": "tvly-hunter2", "TAVILY_BASE_URL": "http://127.0.0.1:1"}
+    async with serve(tmp_path, CALL_TIMEOUT_SECONDS="5", **settings) as client:
+        result = await client.call_tool("search_web", {"query": "x"})
+        assert "Tavily can't be reached" in error(result)
+        shown = str((await client.read_resource("config://settings")).contents)
+    assert "hunter2" not in message(result) + shown
+    assert "hunter2" not in "".join(file.read_text() for file in (tmp_path / "logs").glob("*.log"))

@@ -1,0 +1,146 @@
+"""The shared stack: whoever starts it, leaves first or is killed, the others go on and nothing is lost."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+import psutil
+from mcp import Client
+
+from tests.conftest import content, error, serve, workflow_id
+from tests.e2e.test_stdio import INITIALIZE, INITIALIZED, ask, gone, raw, request, stack_gone
+
+PLEASE_KEEP = {"conversation_id": "c", "text": "Keep this.", "message_type": "human"}
+
+
+def pids(home: Path) -> tuple[int, int]:
+    """Process ids of the supervisor and of the Temporal dev server."""
+    state = json.loads((home / "stack.json").read_text())
+    return state["pid"], state["temporal_pid"]
+
+
+async def call(process: asyncio.subprocess.Process, number: int, tool: str, **arguments: Any) -> dict[str, Any]:
+    answer = await ask(process, request(number, "tools/call", name=tool, arguments=arguments))
+    structured: dict[str, Any] = answer["result"]["structuredContent"]
+    return structured
+
+
+async def handshake(process: asyncio.subprocess.Process) -> None:
+    await ask(process, INITIALIZE)
+    assert process.stdin is not None
+    process.stdin.write(INITIALIZED)
+
+
+async def messages_of(client: Client) -> list[str]:
+    found = content(await client.call_tool("retrieve_memory", {"text": "Keep this.", "limit": 100}))
+    return [item["text"] for item in found["related_conversation"]]
+
+
+@asynccontextmanager
+async def locked(home: Path) -> AsyncIterator[None]:
+    """Another process's lock on the store, as far as the store can tell."""
+    db = apsw.Connection(str(home / "store.db"))
+    try:
+        db.execute("begin immediate")
+        yield
+    finally:
+        db.close()
+
+
+async def test_two_servers_share_a_stack_and_either_may_be_killed(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    async with raw(home) as first, raw(home) as second:
+        await handshake(first)
+        await handshake(second)
+        await call(first, 2, "store_memory", **PLEASE_KEEP)
+        await call(second, 2, "store_memory", **PLEASE_KEEP)
+        before = pids(home)
+        assert len([p for p in psutil.process_iter(["cmdline"]) if str(home / "temporal.db") in p.info["cmdline"]]) == 1
+
+        first.kill()
+        await first.wait()
+        recalled = await call(second, 3, "retrieve_memory", text="Keep this.")
+        assert len(recalled["related_conversation"]) == 2
+        async with raw(home) as third:
+            await handshake(third)
+            second.kill()
+            await second.wait()
+            recalled = await call(third, 2, "retrieve_memory", text="Keep this.")
+            assert len(recalled["related_conversation"]) == 2
+            assert pids(home) == before
+            third.kill()
+            await third.wait()
+    await stack_gone(home)
+    await gone(*before)
+
+
+async def test_many_servers_may_start_at_once(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+
+    async def one() -> None:
+        async with serve(home) as client:
+            content(await client.call_tool("store_memory", PLEASE_KEEP))
+
+    await asyncio.gather(*(one() for _ in range(4)))
+    async with serve(home) as client:
+        assert await messages_of(client) == ["Keep this."] * 4
+    await stack_gone(home)
+
+
+async def test_a_killed_supervisor_is_replaced(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    async with serve(home) as client:
+        content(await client.call_tool("store_memory", PLEASE_KEEP))
+        supervisor, dev_server = pids(home)
+        os.kill(supervisor, signal.SIGKILL)
+        await gone(supervisor)
+
+        content(await client.call_tool("store_memory", PLEASE_KEEP))
+        assert await messages_of(client) == ["Keep this."] * 2
+        await gone(dev_server)
+        assert set(pids(home)).isdisjoint({supervisor, dev_server})
+    await stack_gone(home)
+
+
+async def test_a_killed_temporal_server_is_replaced(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    async with serve(home) as client:
+        content(await client.call_tool("store_memory", PLEASE_KEEP))
+        supervisor, dev_server = pids(home)
+        os.kill(dev_server, signal.SIGKILL)
+
+        results = await asyncio.gather(*(client.call_tool("store_memory", PLEASE_KEEP) for _ in range(3)))
+        assert len({content(result)["message_id"] for result in results}) == 3
+        assert await messages_of(client) == ["Keep this."] * 4
+        assert pids(home)[0] == supervisor
+        assert pids(home)[1] != dev_server
+    await stack_gone(home)
+
+
+async def test_work_in_flight_survives_the_end_of_every_process(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    async with serve(home, CALL_TIMEOUT_SECONDS="1") as client:
+        async with asyncio.timeout(60):
+            while (await client.call_tool("check_semantic_cache", {"query": "Up?"})).is_error:
+                await asyncio.sleep(0.1)
+        async with locked(home):
+            result = await client.call_tool("store_memory", PLEASE_KEEP)
+            assert "not lost" in error(result)
+            process = next(p for p in psutil.Process().children() if "serve" in p.cmdline())
+            process.kill()
+            await stack_gone(home)
+
+    async with serve(home) as client:
+        async with asyncio.timeout(90):
+            while not (texts := await messages_of(client)):
+                await asyncio.sleep(0.1)
+        assert texts == ["Keep this."]
+        found = content(await client.call_tool("retrieve_memory", {"text": "Keep this."}))
+        assert found["related_conversation"][0]["message_id"] == workflow_id(result)
+    await stack_gone(home)
