@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 PARENT_POLL_SECONDS = 0.5
 SHUTDOWN_SECONDS = 6.0
+BACKLOG = 2048
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
@@ -148,6 +149,8 @@ def bind(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        # From here on clients can connect; they are answered once the server has started.
+        listener.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         listener.close()
         reason = getattr(error, "strerror", None) or error

@@ -37,6 +37,12 @@ async def handshake(process: asyncio.subprocess.Process) -> None:
     process.stdin.write(INITIALIZED)
 
 
+def server_of(home: Path) -> psutil.Process:
+    """The `durable-context serve` process that a client of this test has started on `home`."""
+    children = psutil.Process().children()
+    return next(child for child in children if child.environ().get("DURABLE_CONTEXT_HOME") == str(home))
+
+
 async def messages_of(client: Client) -> list[str]:
     found = content(await client.call_tool("retrieve_memory", {"text": "Keep this.", "limit": 100}))
     return [item["text"] for item in found["related_conversation"]]
@@ -132,8 +138,7 @@ async def test_work_in_flight_survives_the_end_of_every_process(tmp_path: Path) 
         async with locked(home):
             result = await client.call_tool("store_memory", PLEASE_KEEP)
             assert "not lost" in error(result)
-            process = next(p for p in psutil.Process().children() if "serve" in p.cmdline())
-            process.kill()
+            server_of(home).kill()
             await stack_gone(home)
 
     async with serve(home) as client:
