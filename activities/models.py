@@ -19,9 +19,13 @@ DEFAULT_COLLECTION = "documents"
 
 
 class Model(BaseModel):
-    """Base of every model that crosses a seam: strict about names, bytes as base64."""
+    """Base of every model that crosses a seam: bytes as base64.
 
-    model_config = ConfigDict(extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+    Unknown fields are ignored, so that workers and servers of neighbouring versions understand each other during a
+    rolling deploy.
+    """
+
+    model_config = ConfigDict(extra="ignore", ser_json_bytes="base64", val_json_bytes="base64")
 
 
 def pack_vector(values: Sequence[float]) -> bytes:

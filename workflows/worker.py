@@ -29,6 +29,15 @@ WORKFLOWS: list[type[Any]] = [
 ]
 
 
+def build_workflow_runner() -> SandboxedWorkflowRunner:
+    """The sandbox that keeps wall clock, randomness and I/O out of workflow code."""
+    # Everything a workflow imports is passed through: our own modules hold no state, and importing them anew for each
+    # execution would take longer than most executions.
+    return SandboxedWorkflowRunner(
+        restrictions=SandboxRestrictions.default.with_passthrough_modules("activities", "workflows", "pydantic")
+    )
+
+
 def build_worker(client: Client, task_queue: str, activities: Sequence[object]) -> Worker:
     """A worker that runs every workflow, and every activity that is a method of one of `activities`."""
     methods = [
@@ -37,15 +46,12 @@ def build_worker(client: Client, task_queue: str, activities: Sequence[object]) 
         for name in dir(type(group))
         if hasattr(getattr(type(group), name), "__temporal_activity_definition")
     ]
-    # Everything a workflow imports is passed through: our own modules hold no state, and importing them anew for each
-    # execution would take longer than most executions.
-    restrictions = SandboxRestrictions.default.with_passthrough_modules("activities", "workflows", "pydantic")
     return Worker(
         client,
         task_queue=task_queue,
         workflows=WORKFLOWS,
         activities=methods,
-        workflow_runner=SandboxedWorkflowRunner(restrictions=restrictions),
+        workflow_runner=build_workflow_runner(),
         graceful_shutdown_timeout=timedelta(seconds=2),
         max_concurrent_local_activities=64,
         max_concurrent_activities=64,

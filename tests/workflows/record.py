@@ -1,0 +1,90 @@
+"""Records a history of every workflow, by real calls on the embedded stack: `python -m tests.workflows.record`."""
+
+import asyncio
+import json
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from temporalio.client import Client as TemporalClient
+
+from mcp_server.local.stack import leased
+from mcp_server.runtime import connect
+from mcp_server.settings import Settings
+from tests.conftest import serve
+from tests.e2e.test_http import run
+from tests.faults.bedrock_endpoint import serve_endpoint
+from tests.workflows.test_replay import HISTORIES
+
+CALLS = {
+    "HybridSearchWorkflow": ("hybrid_search", {"query": "Where is the boiler?"}),
+    "MemoryStorageWorkflow": (
+        "store_memory",
+        {
+            "conversation_id": "c",
+            "text": "Please remember that I live in Oslo.",
+            "message_type": "human",
+            "timestamp": "2026-05-03T09:00:00Z",
+        },
+    ),
+    "MemoryRetrievalWorkflow": ("retrieve_memory", {"text": "Where do I live?"}),
+    "SemanticCacheCheckWorkflow": ("check_semantic_cache", {"query": "Where do I live?"}),
+    "CacheStorageWorkflow": ("semantic_cache_response", {"query": "Where do I live?", "response": "In Oslo."}),
+    "SemanticCacheCheckWorkflow.identical": ("check_semantic_cache", {"query": "Where do I live?"}),
+    "WebSearchWorkflow": ("search_web", {"query": "Oslo"}),
+}
+
+
+async def record() -> None:
+    """Make each call, and write down what its workflow did."""
+    HISTORIES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, serve_endpoint() as bedrock:
+        home = Path(folder) / "home"
+        notes = Path(folder) / "notes"
+        notes.mkdir()
+        (notes / "boiler.md").write_text("# Boiler\n\nThe boiler is in the cellar.\n")
+        async with leased(home, ["temporal", "models"]) as addresses:
+            temporal = await connect(Settings(durable_context_home=home), addresses.temporal)
+            await run(home, "ingest", str(notes), "--user-id", "ada")
+            stored = ""
+            async with serve(home) as client:
+                for name, (tool, arguments) in CALLS.items():
+                    result = await client.call_tool(tool, arguments)
+                    assert result.meta is not None
+                    await write(temporal, name, result.meta["durable-context/workflow_id"])
+                    if name == "MemoryStorageWorkflow":
+                        stored = result.meta["durable-context/workflow_id"]
+            assert addresses.temporal is not None
+            settings = bedrock.settings | {"TEMPORAL_ADDRESS": addresses.temporal}
+            bedrock.failures = [(429, "ThrottlingException", "slow down")] * 4
+            async with serve(Path(folder) / "throttled", **settings) as client:
+                tool, arguments = CALLS["MemoryStorageWorkflow"]
+                result = await client.call_tool(tool, arguments)
+                assert result.meta is not None
+                await write(temporal, "MemoryStorageWorkflow.throttled", result.meta["durable-context/workflow_id"])
+            formation = temporal.get_workflow_handle(f"{stored}-memory")
+            await formation.result()
+            await write(temporal, "MemoryFormationWorkflow", formation.id)
+            async for execution in temporal.list_workflows("WorkflowType = 'DataIngestionWorkflow'"):
+                await write(temporal, execution.workflow_type, execution.id)
+
+
+async def write(temporal: TemporalClient, name: str, workflow_id: str) -> None:
+    history = await temporal.get_workflow_handle(workflow_id).fetch_history()
+    recorded = json.dumps(_anonymous(json.loads(history.to_json())), indent=1)
+    (HISTORIES / f"{name}.json").write_text(recorded.replace(socket.gethostname(), "host") + "\n")
+
+
+def _anonymous(value: Any) -> Any:
+    """A history without what is of the machine that recorded it: replay needs none of it."""
+    if isinstance(value, list):
+        return [_anonymous(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    machine = {"identity", "stackTrace", "binaryChecksum", "workerVersion", "meteringMetadata"}
+    return {key: _anonymous(item) for key, item in value.items() if key not in machine}
+
+
+if __name__ == "__main__":
+    asyncio.run(record())
