@@ -53,20 +53,20 @@ class WebActivities:
                 time_range=params.time_range,
                 timeout=TIMEOUT_SECONDS,
             )
+            return WebSearchResult(
+                results=[
+                    WebResult(
+                        title=item.get("title") or "",
+                        url=item["url"],
+                        content=item.get("content") or "",
+                        score=item.get("score") or 0.0,
+                        published_date=item.get("published_date"),
+                    )
+                    for item in answer.get("results", [])
+                ]
+            )
         except Exception as error:
             raise _classed(error) from None
-        return WebSearchResult(
-            results=[
-                WebResult(
-                    title=item.get("title") or "",
-                    url=item["url"],
-                    content=item.get("content") or "",
-                    score=item.get("score") or 0.0,
-                    published_date=item.get("published_date"),
-                )
-                for item in answer.get("results", [])
-            ]
-        )
 
 
 def _classed(error: Exception) -> ApplicationError:

@@ -31,7 +31,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 def _environment(home: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(REMOTE)}
-    return kept | {"DURABLE_CONTEXT_HOME": str(home), "LOG_LEVEL": "WARNING"}
+    return kept | {"DURABLE_CONTEXT_HOME": str(home), "LOG_LEVEL": "ERROR"}
 
 
 class Demo:
@@ -49,10 +49,10 @@ class Demo:
         result = await self._client.call_tool(tool, arguments)
         took = (time.perf_counter() - start) * 1e3
         workflow_id = (result.meta or {}).get(WORKFLOW_ID)
-        if workflow_id and not result.is_error:
+        if workflow_id:
             steps = await steps_of(self._temporal, workflow_id)
-            parts = ", ".join(f"{step.name} {step.milliseconds:.0f} ms" for step in steps)
-            console.print(f"  [cyan]workflow {workflow_id}: {took:.0f} ms in all; {parts}[/]")
+            parts = [f"{took:.0f} ms in all", *(f"{step.name} {step.milliseconds:.0f} ms" for step in steps)]
+            console.print(f"  [cyan]workflow {workflow_id}: {', '.join(parts)}[/]")
         if result.is_error:
             text = " ".join(block.text for block in result.content if isinstance(block, TextContent))
             console.print(f"  [yellow]tool error: {escape(text)}[/]")
