@@ -28,6 +28,9 @@ NEAR_DUPLICATE = 0.95
 
 SUMMARY_CHARACTERS = 300
 
+MAX_RECALL_BYTES = 1_000_000
+"""Most JSON that a recollection comes to: Temporal refuses payloads of 2 MB, and one request holds it twice."""
+
 ASSESS = """You judge messages that a person wrote to an assistant, for the assistant's long-term memory.
 Answer with one JSON object and nothing else: {"importance": number, "summary": string}.
 importance, from 0 to 1: how useful the message will be in later conversations. Lasting facts about the person, their
@@ -134,6 +137,14 @@ class MemoryActivities:
 
     @activity.defn
     async def recall(self, query: MemoryQuery) -> Recollection:
-        """Messages with their surroundings, and memories, that bear on a text."""
+        """Messages with their surroundings, and memories, that bear on a text; the best that MAX_RECALL_BYTES hold."""
         store = await self._store()
-        return await store.recall(query)
+        found = await store.recall(query)
+        room = MAX_RECALL_BYTES
+        for ranked in (found.similar_memories, found.related_conversation):
+            for kept, item in enumerate(ranked):
+                room -= len(item.model_dump_json().encode())
+                if room < 0:
+                    del ranked[kept:]
+                    break
+        return found

@@ -369,4 +369,4 @@ class IngestResult(Model):
 
 class IngestProgress(Model):
     total: int
-    done: list[SourceOutcome]
+    done: int

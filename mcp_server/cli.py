@@ -19,6 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"durable-context: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        print("durable-context: interrupted; what is under way goes on when the command is run again", file=sys.stderr)
         return 130
 
 

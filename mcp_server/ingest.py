@@ -11,18 +11,20 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError
 
 from activities.documents import SUFFIXES
-from activities.models import IngestParams, IngestResult
+from activities.models import IngestParams, IngestResult, SourceOutcome
 from mcp_server.logs import configure_logging
 from mcp_server.runtime import CallError, Runtime
 from mcp_server.settings import Settings, SettingsError
 from workflows.documents import DataIngestionWorkflow
 
 POLL_SECONDS = 0.2
+FILES_PER_WORKFLOW = 1000
+"""Paths and outcomes travel through the workflow's history, which is bounded."""
 
 
 def find_files(paths: list[Path]) -> list[Path]:
@@ -58,59 +60,65 @@ async def ingest(settings: Settings, paths: list[Path], user_id: str, collection
     configure_logging(settings.logs, "ingest", settings.log_level)
     # The bar owns the terminal; the log file has the rest.
     logging.getLogger().handlers[0].setLevel(logging.ERROR)
-    # Only this machine is known to have the files, so the work stays on a queue of its own.
-    queue = f"{settings.temporal_task_queue}-files-{socket.gethostname()}"
+    # Only processes with this machine's files and this store may do the work, so it stays on a queue of theirs.
+    place = hashlib.sha256(f"{socket.gethostname()}\0{settings.durable_context_home}".encode()).hexdigest()[:16]
+    queue = f"{settings.temporal_task_queue}-files-{place}"
     runtime = Runtime(settings.model_copy(update={"temporal_task_queue": queue}))
-    params = IngestParams(user_id=user_id, collection=collection, paths=[str(file) for file in files])
-    digest = hashlib.sha256("\0".join([queue, user_id, collection, *params.paths]).encode()).hexdigest()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
+    outcomes: list[SourceOutcome] = []
     async with runtime.running():
         try:
             client = await runtime.client(time.monotonic() + settings.call_timeout_seconds)
-            handle = await client.start_workflow(
-                DataIngestionWorkflow.run,
-                params,
-                id=f"ingest-{digest[:32]}",
-                task_queue=queue,
-                # A run that was interrupted goes on where it was.
-                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            )
-            result = await _watch(handle)
+            with bar:
+                task = bar.add_task("ingesting", total=len(files))
+                for start in range(0, len(files), FILES_PER_WORKFLOW):
+                    batch = [str(file) for file in files[start : start + FILES_PER_WORKFLOW]]
+                    digest = hashlib.sha256("\0".join([queue, user_id, collection, *batch]).encode()).hexdigest()
+                    handle = await client.start_workflow(
+                        DataIngestionWorkflow.run,
+                        IngestParams(user_id=user_id, collection=collection, paths=batch),
+                        id=f"ingest-{digest[:32]}",
+                        task_queue=queue,
+                        # A run that was interrupted goes on where it was.
+                        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                    )
+                    outcomes += await _watch(client, handle, bar, task, start)
         except CallError as error:
             raise SettingsError(str(error)) from None
         except (RPCError, WorkflowFailureError) as error:
             raise SettingsError(f"The ingestion failed ({error}); {settings.logs} says more.") from None
-    return _report(result)
+    return _report(outcomes)
 
 
-async def _watch(handle: WorkflowHandle[DataIngestionWorkflow, IngestResult]) -> IngestResult:
-    """The workflow's result; until it is there, a progress bar on stderr."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
-        task = bar.add_task("ingesting", total=None)
-        result = asyncio.create_task(handle.result())
-        while not result.done():
-            with contextlib.suppress(RPCError):
-                await _show(handle, bar, task)
-            await asyncio.wait((result,), timeout=POLL_SECONDS)
-        return await result
+async def _watch(
+    client: Client,
+    handle: WorkflowHandle[DataIngestionWorkflow, IngestResult],
+    bar: Progress,
+    task: TaskID,
+    before: int,
+) -> list[SourceOutcome]:
+    """The outcomes of a workflow; until they are there, its progress, after the `before` files that came first."""
+    result = asyncio.create_task(handle.result())
+    while not result.done():
+        with contextlib.suppress(RPCError):
+            progress = await handle.query(DataIngestionWorkflow.progress)
+            description = await handle.describe()
+            embedded = total = 0
+            for pending in description.raw_description.pending_activities:
+                if pending.HasField("heartbeat_details"):
+                    done, of = await client.data_converter.decode(pending.heartbeat_details.payloads, [int, int])
+                    embedded, total = embedded + done, total + of
+            text = f"ingesting ({embedded}/{total} chunks under way)" if total else "ingesting"
+            bar.update(task, completed=before + progress.done, description=text)
+        await asyncio.wait((result,), timeout=POLL_SECONDS)
+    return (await result).sources
 
 
-async def _show(handle: WorkflowHandle[DataIngestionWorkflow, IngestResult], bar: Progress, task: TaskID) -> None:
-    progress = await handle.query(DataIngestionWorkflow.progress)
-    description = await handle.describe()
-    embedded = total = 0
-    for pending in description.raw_description.pending_activities:
-        if pending.HasField("heartbeat_details"):
-            done, of = await handle._client.data_converter.decode(pending.heartbeat_details.payloads, [int, int])
-            embedded, total = embedded + done, total + of
-    text = f"ingesting ({embedded}/{total} chunks under way)" if total else "ingesting"
-    bar.update(task, completed=len(progress.done), total=progress.total, description=text)
-
-
-def _report(result: IngestResult) -> int:
-    stored = [source for source in result.sources if not source.skipped and not source.error]
-    skipped = sum(source.skipped for source in result.sources)
-    failed = [source for source in result.sources if source.error]
+def _report(outcomes: list[SourceOutcome]) -> int:
+    stored = [source for source in outcomes if not source.skipped and not source.error]
+    skipped = sum(source.skipped for source in outcomes)
+    failed = [source for source in outcomes if source.error]
     chunks = sum(source.chunks for source in stored)
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{len(stored)} files stored in {chunks} chunks, {skipped} unchanged, {len(failed)} failed")

@@ -163,7 +163,7 @@ class Runtime:
         self.parts: Parts | None = None
         self._client: Client | None = None
         self._ready = asyncio.Event()
-        self._problem = "it is still starting"
+        self._problem = "The server is still starting. Try again in a moment."
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -175,10 +175,6 @@ class Runtime:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-
-    async def wait_ready(self) -> None:
-        """Return once workflows can be started, and run here if this process has a worker."""
-        await self._ready.wait()
 
     @property
     def connected(self) -> "Client | None":
@@ -307,6 +303,8 @@ class Runtime:
                 handle = await self._start(workflow, params, workflow_id, deadline)
                 return Outcome(await self._result(handle, result_type), workflow_id)
         except TimeoutError:
+            if handle is None and not self._ready.is_set():
+                raise CallError(self._problem) from None
             if handle is None:
                 raise CallError(f"{_unreachable(self.settings)} {_MAYBE_STARTED}", workflow_id) from None
             message = await self._explain_delay(handle, workflow_id, writes)

@@ -56,6 +56,9 @@ class DurableContextServer(MCPServer[dict[str, Any]]):
         accepted = tool.parameters.get("properties", {})
         if unknown := sorted(set(arguments) - set(accepted)):
             raise ToolError(f"{name} has no argument '{unknown[0]}'. It takes: {', '.join(accepted)}.")
+        if str(arguments.get("user_id")).strip() == "null" and arguments["user_id"] is not None:
+            # The SDK reads a string of JSON as what it says, which would make this the default user.
+            raise ToolError(f"{name}: user_id 'null' isn't a user. Leave user_id out.")
         try:
             return await super().call_tool(name, arguments, context)
         except UnexpectedToolError:

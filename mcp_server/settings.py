@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from dotenv import load_dotenv
 from platformdirs import user_data_path
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -18,7 +19,7 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     """A piece of the stack is remote exactly when its address or model is given; otherwise the embedded one serves."""
 
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
     durable_context_home: Path = Field(
         default_factory=lambda: user_data_path("durable-context", appauthor=False),
@@ -147,11 +148,14 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the settings.
+    """Read the settings from the environment, to which a `.env` file in the working folder adds what isn't there.
+
+    What other libraries read from the environment (AWS credentials, Temporal's API key) may stand in that file too.
 
     Raises:
         SettingsError: naming each setting that can't be used, and why; never its value.
     """
+    load_dotenv(Path.cwd() / ".env")
     try:
         return Settings(**overrides)
     except ValidationError as error:

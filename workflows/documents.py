@@ -36,8 +36,8 @@ class DataIngestionWorkflow:
 
     @workflow.query
     def progress(self) -> IngestProgress:
-        """How many sources there are, and the outcome of each that is done."""
-        return IngestProgress(total=self._total, done=self._done)
+        """How many sources there are, and how many are done."""
+        return IngestProgress(total=self._total, done=len(self._done))
 
     @staticmethod
     async def _ingest(params: IngestParams, path: str) -> SourceOutcome:

@@ -254,6 +254,7 @@ BAD = [
     ("hybrid_search", {"query": "x", "filter": "source = 1"}, "filter"),
     ("hybrid_search", {"query": "x", "user_id": ""}, "user_id"),
     ("hybrid_search", {"query": "x", "user_id": "a\x00b"}, "user_id"),
+    ("hybrid_search", {"query": "x", "user_id": "null"}, "user_id"),
     ("hybrid_search", {"query": "x", "user": "alice"}, "'user'"),
     ("store_memory", {"conversation_id": "c", "text": "", "message_type": "human"}, "text"),
     ("store_memory", {"conversation_id": "c", "text": LONG, "message_type": "human"}, "text"),
