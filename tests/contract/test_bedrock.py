@@ -5,14 +5,12 @@ import json
 import math
 import socket
 import threading
-import time
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from temporalio.exceptions import ApplicationError
 
@@ -21,6 +19,7 @@ from activities.bedrock import BedrockActivities, BedrockEmbeddings, BedrockText
 from activities.errors import RETRYABLE
 from activities.models import EmbedParams, GenerateParams, pack_vector
 from mcp_server.local.bedrock import EMBEDDING_MODEL, TEXT_MODEL, create_app
+from tests.serving import served
 
 TITAN = "amazon.titan-embed-text-v2:0"
 CLAUDE = "eu.anthropic.claude-opus-4-7"
@@ -82,30 +81,23 @@ class Faults:
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[tuple[Faults, str]]:
-    """The endpoint on a loopback port, in a thread."""
+def endpoint() -> Iterator[tuple[Faults, str]]:
+    """The endpoint on a loopback port."""
     faults = Faults(create_app())
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(faults, lifespan="on", log_level="critical"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield faults, f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with served(faults) as url:
+        yield faults, url
 
 
 @pytest.fixture
-def faults(served: tuple[Faults, str]) -> Faults:
-    served[0].next.clear()
-    served[0].seen.clear()
-    return served[0]
+def faults(endpoint: tuple[Faults, str]) -> Faults:
+    endpoint[0].next.clear()
+    endpoint[0].seen.clear()
+    return endpoint[0]
 
 
 @pytest.fixture
-def url(served: tuple[Faults, str]) -> str:
-    return served[1]
+def url(endpoint: tuple[Faults, str]) -> str:
+    return endpoint[1]
 
 
 @pytest.fixture

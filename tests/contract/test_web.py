@@ -1,14 +1,10 @@
 """The real Tavily client against a server that answers as Tavily does."""
 
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -17,6 +13,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.models import WebResult, WebSearchParams
 from activities.web import WebActivities
+from tests.serving import served
 
 KEY = "tvly-hunter2"
 RESULT = {
@@ -44,16 +41,8 @@ class Tavily:
 def tavily() -> Iterator[Tavily]:
     tavily = Tavily()
     app = Starlette(routes=[Route("/search", tavily.search, methods=["POST"])])
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        tavily.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
+    with served(app) as tavily.url:
         yield tavily
-        server.should_exit = True
-        thread.join()
 
 
 async def test_a_search_reaches_tavily_whole(tavily: Tavily) -> None:

