@@ -17,6 +17,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,7 +26,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mcp_server.local.temporal import LOOPBACK, DevServer, DevServerError, Ports, end_leftover, free_port, is_free
+from mcp_server.local.temporal import (
+    LOOPBACK,
+    DevServer,
+    DevServerError,
+    Ports,
+    end_leftover,
+    free_port,
+    is_free,
+    open_log,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +122,7 @@ class Supervisor:
         # Whoever started this process holds the other end of stdin until it has its lease.
         loop.add_reader(0, self._read_starter)
         if leftover := self._state.get("temporal_pid"):
-            end_leftover(int(leftover))
+            end_leftover(int(leftover), self._home / "temporal.db")
         listener = await asyncio.start_server(self._serve_lease, LOOPBACK, 0)
         self._state |= {
             "pid": os.getpid(),
@@ -247,13 +257,12 @@ class Supervisor:
             from mcp_server.local.bedrock import create_app
 
             port = self._kept_port("models_port")
-            endpoint = EmbeddedServer(
-                uvicorn.Config(create_app(), host=LOOPBACK, port=port, log_config=None, access_log=False)
-            )
-            self._models = asyncio.create_task(endpoint.serve())
+            listener = socket.create_server((LOOPBACK, port))
+            endpoint = EmbeddedServer(uvicorn.Config(create_app(), log_config=None, access_log=False))
+            self._models = asyncio.create_task(endpoint.serve(sockets=[listener]))
             while not endpoint.started:
                 if self._models.done():
-                    raise OSError(f"the model endpoint can't listen on port {port}")
+                    raise OSError(f"the model endpoint can't start on port {port}")
                 await asyncio.sleep(0.01)
             self._models_url = f"http://{LOOPBACK}:{port}"
             self._state["models_port"] = port
@@ -282,7 +291,7 @@ def supervise(home: Path) -> None:
 
 
 def _spawn(home: Path) -> subprocess.Popen[bytes]:
-    with (home / "logs" / "stack.log").open("ab") as log:
+    with open_log(home / "logs" / "stack.log") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "mcp_server.local", str(home)],
             stdin=subprocess.PIPE,
@@ -303,7 +312,8 @@ class _Connection:
 
 async def _connect(home: Path) -> _Connection | None:
     state = _read_state(home)
-    if "port" not in state or "token" not in state:
+    # What a killed supervisor wrote may be somebody else's port by now; only the lock says that one lives.
+    if "port" not in state or "token" not in state or not is_running(home):
         return None
     try:
         reader, writer = await asyncio.open_connection(LOOPBACK, state["port"])

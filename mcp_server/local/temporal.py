@@ -11,9 +11,11 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ DYNAMIC_CONFIG = {
 
 START_SECONDS = 30.0
 STOP_SECONDS = 3.0
+LOG_BYTES = 5 * 1024 * 1024
 PR_SET_PDEATHSIG = 1
 
 
@@ -96,13 +99,29 @@ def _die_with_parent() -> Callable[[], None] | None:
     return request_signal
 
 
-def end_leftover(pid: int) -> None:
-    """End dev server `pid`, left behind by a supervisor that was killed, if that is what the process still is."""
-    listing = subprocess.run(["ps", "-p", str(pid), "-o", "command="], capture_output=True, text=True, check=False)
-    if "start-dev" in listing.stdout:
-        logger.warning("ending the Temporal dev server that a killed supervisor left behind, pid %d", pid)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+def end_leftover(pid: int, database: Path) -> None:
+    """End the dev server of `database` that a killed supervisor left behind, if process `pid` still is that."""
+
+    def still_there() -> bool:
+        listing = subprocess.run(["ps", "-p", str(pid), "-o", "command="], capture_output=True, text=True, check=False)
+        return str(database) in listing.stdout
+
+    if not still_there():
+        return
+    logger.warning("ending the Temporal dev server that a killed supervisor left behind, pid %d", pid)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + STOP_SECONDS
+    while still_there() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def open_log(path: Path) -> BinaryIO:
+    """Open a log file for appending, after setting the last one aside where it has grown large."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size > LOG_BYTES:
+            path.replace(path.with_suffix(".log.1"))
+    return path.open("ab")
 
 
 class DevServer:
@@ -132,7 +151,7 @@ class DevServer:
         for key, value in DYNAMIC_CONFIG.items():
             arguments += ["--dynamic-config-value", f"{key}={value}"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TEMPORAL_")}
-        with self._log.open("ab") as log:
+        with open_log(self._log) as log:
             self._process = await asyncio.create_subprocess_exec(
                 find_executable(),
                 *arguments,

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -148,4 +149,25 @@ async def test_work_in_flight_survives_the_end_of_every_process(tmp_path: Path) 
         assert texts == ["Keep this."]
         found = content(await client.call_tool("retrieve_memory", {"text": "Keep this."}))
         assert found["related_conversation"][0]["message_id"] == workflow_id(result)
+    await stack_gone(home)
+
+
+async def test_what_a_killed_supervisor_wrote_is_not_trusted(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        # Its port is somebody else's by now, and so is the process id: this test's own, which must survive.
+        stale = {"pid": 1, "port": silent.getsockname()[1], "token": "x", "temporal_pid": os.getpid()}
+        (home / "stack.json").write_text(json.dumps(stale))
+        async with serve(home) as client:
+            content(await client.call_tool("store_memory", PLEASE_KEEP))
+    await stack_gone(home)
+
+
+async def test_a_torn_state_file_is_not_trusted(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "stack.json").write_text('{"pid": 12')
+    async with serve(home) as client:
+        content(await client.call_tool("store_memory", PLEASE_KEEP))
     await stack_gone(home)
