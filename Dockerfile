@@ -10,9 +10,7 @@ RUN uv venv /opt/durable-context && \
     uv pip install --python /opt/durable-context/bin/python --no-cache --constraint requirements.lock .
 
 FROM python:3.12-slim
-# procps: the embedded stack's supervisor asks `ps` about a server that a killed one left behind.
-RUN apt-get update && apt-get install --yes --no-install-recommends procps && rm -rf /var/lib/apt/lists/* && \
-    useradd --create-home --uid 10001 durable && install -d -o durable -g durable /data
+RUN useradd --create-home --uid 10001 durable && install -d -o durable -g durable /data
 COPY --from=build /opt/durable-context /opt/durable-context
 ENV PATH=/opt/durable-context/bin:$PATH \
     DURABLE_CONTEXT_HOME=/data \

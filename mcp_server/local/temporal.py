@@ -8,14 +8,14 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+import psutil
 
 logger = logging.getLogger(__name__)
 
@@ -101,19 +101,13 @@ def _die_with_parent() -> Callable[[], None] | None:
 
 def end_leftover(pid: int, database: Path) -> None:
     """End the dev server of `database` that a killed supervisor left behind, if process `pid` still is that."""
-
-    def still_there() -> bool:
-        listing = subprocess.run(["ps", "-p", str(pid), "-o", "command="], capture_output=True, text=True, check=False)
-        return str(database) in listing.stdout
-
-    if not still_there():
-        return
-    logger.warning("ending the Temporal dev server that a killed supervisor left behind, pid %d", pid)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + STOP_SECONDS
-    while still_there() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        if str(database) not in process.cmdline():
+            return
+        logger.warning("ending the Temporal dev server that a killed supervisor left behind, pid %d", pid)
+        process.kill()
+        process.wait(STOP_SECONDS)
 
 
 def open_log(path: Path) -> BinaryIO:
