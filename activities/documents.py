@@ -97,7 +97,9 @@ class DocumentActivities:
         except ApplicationError as error:
             return SourceOutcome(source=params.path, error=error.message)
         store = await self._store()
-        if await store.source_hash(params.user_id, params.collection, params.path) == content_hash:
+        stored_hash = await store.source_hash(params.user_id, params.collection, params.path)
+        # A file without text leaves nothing behind by which it could be recognised.
+        if stored_hash == content_hash or (stored_hash is None and not text.strip()):
             return SourceOutcome(source=params.path, skipped=True)
         markdown = path.suffix.lower() in MARKDOWN_SUFFIXES
         pieces = await asyncio.to_thread(chunk_text, text, markdown)

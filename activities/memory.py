@@ -28,6 +28,9 @@ NEAR_DUPLICATE = 0.95
 
 SUMMARY_CHARACTERS = 300
 
+NEIGHBOUR_CHARACTERS = 1_000
+"""Length to which the messages around a recalled one are cut."""
+
 MAX_RECALL_BYTES = 1_000_000
 """Most JSON that a recollection comes to: Temporal refuses payloads of 2 MB, and one request holds it twice."""
 
@@ -140,6 +143,10 @@ class MemoryActivities:
         """Messages with their surroundings, and memories, that bear on a text; the best that MAX_RECALL_BYTES hold."""
         store = await self._store()
         found = await store.recall(query)
+        for message in found.related_conversation:
+            for neighbour in (*message.before, *message.after):
+                if len(neighbour.text) > NEIGHBOUR_CHARACTERS:
+                    neighbour.text = neighbour.text[: NEIGHBOUR_CHARACTERS - 1] + "…"
         room = MAX_RECALL_BYTES
         for ranked in (found.similar_memories, found.related_conversation):
             for kept, item in enumerate(ranked):

@@ -150,8 +150,12 @@ class RelatedMessage(Model):
     text: str = Field(description="The message as it was stored.")
     timestamp: AwareDatetime
     score: float = Field(description="Fused score, from 0 to 1.")
-    before: list[ContextMessage] = Field(description="Messages just before it in its conversation, oldest first.")
-    after: list[ContextMessage] = Field(description="Messages just after it in its conversation, oldest first.")
+    before: list[ContextMessage] = Field(
+        description="Those just before it in its conversation, oldest first, cut to size."
+    )
+    after: list[ContextMessage] = Field(
+        description="Those just after it in its conversation, oldest first, cut to size."
+    )
 
 
 class MemoryNode(Model):

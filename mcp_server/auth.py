@@ -9,7 +9,7 @@ from mcp.server.auth.provider import AccessToken
 
 from mcp_server.settings import Settings, SettingsError
 
-_ENTRY = re.compile(r"(?P<user>[^\x00-\x1f\x7f]{1,256}):(?P<hash>[0-9a-f]{64})", re.IGNORECASE)
+_ENTRY = re.compile(r"(?P<user>[^\x00-\x1f\x7f,]{1,256}):(?P<hash>[0-9a-f]{64})", re.IGNORECASE)
 
 
 def hash_token(token: str) -> str:
@@ -48,6 +48,12 @@ def load_tokens(settings: Settings) -> list[tuple[str, str]]:
                 f"{setting}: entry {number} isn't user:sha256. `durable-context token USER` makes one that is."
             )
         tokens.append((match["user"], match["hash"].lower()))
+    if not tokens and (settings.auth_tokens_file is not None or "auth_tokens" in settings.model_fields_set):
+        # Whoever sets one of them means to keep others out.
+        raise SettingsError(
+            "AUTH_TOKENS or AUTH_TOKENS_FILE is set and holds no entry. Add one, as `durable-context token USER` "
+            "makes, or unset both."
+        )
     return tokens
 
 

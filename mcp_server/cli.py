@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +12,8 @@ from mcp_server.settings import Settings, SettingsError, load_settings
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the result is the process's exit status."""
+    # Whatever any command writes holds users' texts.
+    os.umask(0o077)
     options = build_parser().parse_args(arguments)
     try:
         status: int = options.run(options)
@@ -19,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"durable-context: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("durable-context: interrupted; what is under way goes on when the command is run again", file=sys.stderr)
+        print("durable-context: interrupted; run the command again to go on", file=sys.stderr)
         return 130
 
 
@@ -65,8 +68,10 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="example: durable-context ingest notes/ handbook.md --user-id alice --collection work",
     )
     ingest.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file, or a folder to look through")
-    ingest.add_argument("--user-id", metavar="NAME", help="whose documents they are (default: DEFAULT_USER_ID)")
-    ingest.add_argument("--collection", metavar="NAME", default="documents", help="default: documents")
+    ingest.add_argument(
+        "--user-id", type=_name, metavar="NAME", help="whose documents they are (default: DEFAULT_USER_ID)"
+    )
+    ingest.add_argument("--collection", type=_name, metavar="NAME", default="documents", help="default: documents")
     ingest.set_defaults(run=_ingest)
 
     doctor = commands.add_parser(
@@ -94,16 +99,30 @@ def build_parser() -> argparse.ArgumentParser:
         "hash.",
         epilog="example: durable-context token alice",
     )
-    token.add_argument("user", metavar="USER", help="the user that the token stands for")
+    token.add_argument("user", type=_token_user, metavar="USER", help="the user that the token stands for")
     token.set_defaults(run=_token)
     return parser
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError("a port is from 0 to 65535")
-    return port
+    if not text.isascii() or not text.isdecimal() or not 0 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
+    return int(text)
+
+
+def _name(text: str) -> str:
+    from mcp_server.tools.arguments import check_name
+
+    try:
+        return check_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"it {error}") from None
+
+
+def _token_user(text: str) -> str:
+    if "," in text:
+        raise argparse.ArgumentTypeError("it must not hold a comma, which separates entries")
+    return _name(text)
 
 
 def _start(role: str) -> Settings:

@@ -16,21 +16,26 @@ from rich.markup import escape
 from temporalio.client import Client as TemporalClient
 
 from mcp_server.local.stack import is_running, leased
-from mcp_server.runtime import connect
+from mcp_server.runtime import connect_embedded
 from mcp_server.server import WORKFLOW_ID
 from mcp_server.settings import Settings
 from workflows.history import steps_of
 
 CORPUS = Path(__file__).parent / "corpus"
 
-# What would make a piece remote: the demo shows the embedded stack, whatever else is set up on the machine.
-REMOTE = ("TEMPORAL_", "AWS_", "MONGODB_", "EMBEDDING_", "LLM_", "AUTH_")
+# The demo shows the embedded stack, whatever else is set up on the machine; only a key for web search is used.
+KEPT = {"TAVILY_API_KEY", "TAVILY_BASE_URL"}
 
 console = Console(highlight=False, soft_wrap=True)
 
 
 def _environment(home: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(REMOTE)}
+    ours = {name.upper() for name in Settings.model_fields} - KEPT
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name.upper() not in ours and not name.startswith(("AWS_", "TEMPORAL_"))
+    }
     return kept | {"DURABLE_CONTEXT_HOME": str(home), "LOG_LEVEL": "ERROR"}
 
 
@@ -153,11 +158,11 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-async def _ingest(environment: dict[str, str]) -> None:
+async def _ingest(environment: dict[str, str], home: Path) -> None:
     for attempt in ("first", "again, unchanged"):
         console.print(f"\n[bold]durable-context ingest[/] sample documents ({attempt})")
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "mcp_server.cli", "ingest", str(CORPUS)), env=environment
+            *(sys.executable, "-m", "mcp_server.cli", "ingest", str(CORPUS)), env=environment, cwd=home
         )
         if await process.wait() != 0:
             raise RuntimeError("the sample documents can't be ingested: see above")
@@ -173,10 +178,10 @@ async def demo() -> int:
             async with leased(home, ["temporal", "models"]) as addresses:
                 assert addresses.temporal is not None
                 console.print(f"embedded stack: Temporal at {addresses.temporal}, web UI at {addresses.temporal_ui}")
-                temporal = await connect(Settings(), addresses.temporal)
-                await _ingest(environment)
+                temporal = await connect_embedded(addresses.temporal)
+                await _ingest(environment, home)
                 server = StdioServerParameters(
-                    command=sys.executable, args=["-m", "mcp_server.cli", "serve"], env=environment
+                    command=sys.executable, args=["-m", "mcp_server.cli", "serve"], env=environment, cwd=home
                 )
                 async with Client(stdio_client(server)) as client:
                     await Demo(client, temporal).run()

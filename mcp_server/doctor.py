@@ -1,6 +1,5 @@
 """`durable-context doctor`: what works, what doesn't, and what to do."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -18,7 +17,7 @@ from mcp_server.health import (
     check_web_search,
 )
 from mcp_server.local.stack import Addresses, StackError, leased
-from mcp_server.runtime import build_parts, connect, needed_pieces
+from mcp_server.runtime import build_embeddings, build_store, build_text, connect, needed_pieces
 from mcp_server.settings import Settings
 
 
@@ -42,30 +41,58 @@ async def examine(settings: Settings) -> list[PieceStatus]:
     """Bring up what is embedded, reach what is remote, and report on each piece."""
     async with _stack(settings) as (addresses, problem):
         client = None
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError, ValueError):
             if addresses.temporal or settings.temporal_is_remote:
                 client = await connect(settings, addresses.temporal)
         engine = await check_engine(settings, client, addresses.temporal)
         if problem and not engine.usable and not engine.remote:
             engine.fix = problem
-        try:
-            parts = build_parts(settings, addresses.models)
-        except ApplicationError as error:
-            broken = PieceStatus(
-                piece="embedding model",
-                remote=True,
-                usable=False,
-                detail=settings.embedding_model_id,
-                fix=error.message,
-            )
-            return [engine, broken, check_web_search(settings)]
-        try:
-            store, embedding, text = await asyncio.gather(
-                check_store(parts), check_embedding_model(settings, parts), check_text_model(settings, parts)
-            )
-        finally:
-            await parts.store.close()
-        return [engine, store, embedding, text, check_web_search(settings)]
+        return [
+            engine,
+            *await _check_embedding_and_store(settings, addresses.models, problem),
+            await _check_text(settings, addresses.models, problem),
+            check_web_search(settings),
+        ]
+
+
+async def _check_embedding_and_store(
+    settings: Settings, endpoint: str | None, problem: str | None
+) -> tuple[PieceStatus, PieceStatus]:
+    """The embedding model, and the store that it fills."""
+    broken = PieceStatus(
+        piece="embedding model",
+        remote=not settings.embeddings_are_local,
+        usable=False,
+        detail=settings.shown_embedding_model,
+        fix=problem,
+    )
+    unknown = PieceStatus(
+        piece="store",
+        remote=False,
+        usable=False,
+        detail=f"embedded store {settings.store_path}",
+        fix="It can't be opened before the embedding model is known.",
+    )
+    if settings.embeddings_are_local and endpoint is None:
+        return broken, unknown
+    try:
+        embeddings = build_embeddings(settings, endpoint)
+    except ApplicationError as error:
+        broken.fix = error.message
+        return broken, unknown
+    store = build_store(settings, embeddings)
+    try:
+        return await check_embedding_model(settings, embeddings), await check_store(store)
+    finally:
+        await store.close()
+
+
+async def _check_text(settings: Settings, endpoint: str | None, problem: str | None) -> PieceStatus:
+    if settings.text_is_local and endpoint is None:
+        return PieceStatus(
+            piece="text model", remote=False, usable=False, detail=settings.shown_text_model, fix=problem
+        )
+    return await check_text_model(settings, build_text(settings, endpoint))
 
 
 async def doctor(settings: Settings) -> int:

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
-from mcp_server.runtime import Parts
 from mcp_server.settings import Settings
 
 if TYPE_CHECKING:
     from temporalio.client import Client
+
+    from activities.bedrock import BedrockEmbeddings, BedrockText
+    from activities.store.base import OpenedStore
 
 CHECK_SECONDS = 10.0
 
@@ -50,27 +52,25 @@ async def check_engine(settings: Settings, client: "Client | None", address: str
     return await _check("workflow engine", settings.temporal_is_remote, f"Temporal at {where}", reach, fix)
 
 
-async def check_store(parts: Parts) -> PieceStatus:
+async def check_store(store: "OpenedStore") -> PieceStatus:
     """Open the store and reach it."""
 
     async def reach() -> str:
-        return await (await parts.store()).ping()
+        return await (await store()).ping()
 
     return await _check("store", False, "embedded store", reach, "It doesn't answer.")
 
 
-async def check_embedding_model(settings: Settings, parts: Parts) -> PieceStatus:
+async def check_embedding_model(settings: Settings, embeddings: "BedrockEmbeddings") -> PieceStatus:
     """Embed a word."""
-    remote = not settings.embeddings_are_local
-    return await _check(
-        "embedding model", remote, settings.embedding_model_id, parts.embeddings.check, "It doesn't answer."
-    )
+    remote, name = not settings.embeddings_are_local, settings.shown_embedding_model
+    return await _check("embedding model", remote, name, embeddings.check, "It doesn't answer.")
 
 
-async def check_text_model(settings: Settings, parts: Parts) -> PieceStatus:
+async def check_text_model(settings: Settings, text: "BedrockText") -> PieceStatus:
     """Generate a few words."""
-    remote = not settings.text_is_local
-    return await _check("text model", remote, settings.llm_model_id, parts.text.check, "It doesn't answer.")
+    remote, name = not settings.text_is_local, settings.shown_text_model
+    return await _check("text model", remote, name, text.check, "It doesn't answer.")
 
 
 def check_web_search(settings: Settings) -> PieceStatus:
@@ -85,7 +85,7 @@ def check_web_search(settings: Settings) -> PieceStatus:
             fix="Optional: set TAVILY_API_KEY to use search_web.",
         )
     return PieceStatus(
-        piece="web search", remote=True, usable=True, required=False, detail=f"Tavily at {settings.tavily_base_url}"
+        piece="web search", remote=True, usable=True, required=False, detail=f"Tavily at {settings.shown_tavily_url}"
     )
 
 

@@ -35,17 +35,28 @@ def find_files(paths: list[Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for path in paths:
-        path = path.expanduser().absolute()
+        # One file has one name, however it is reached: under it, it is recognised when it comes again.
+        path = path.expanduser().resolve()
         if path.is_dir():
             inside = (item for item in sorted(path.rglob("*")) if item.suffix.lower() in SUFFIXES and item.is_file())
             found |= {
                 item: None for item in inside if not any(part.startswith(".") for part in item.relative_to(path).parts)
             }
-        elif path.exists():
+        elif path.is_file():
             found[path] = None
+        elif path.exists():
+            raise SettingsError(f"PATH {path} is neither a file nor a folder.")
         else:
             raise SettingsError(f"PATH {path} doesn't exist.")
     return list(found)
+
+
+def _is_encodable(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 async def ingest(settings: Settings, paths: list[Path], user_id: str, collection: str) -> int:
@@ -55,7 +66,13 @@ async def ingest(settings: Settings, paths: list[Path], user_id: str, collection
         SettingsError: where a path doesn't exist, or there is nothing to ingest.
     """
     files = find_files(paths)
-    if not files:
+    nameless = [file for file in files if not _is_encodable(file)]
+    outcomes = [
+        SourceOutcome(source=ascii(str(file)), error="The file's name isn't valid Unicode. Rename it.")
+        for file in nameless
+    ]
+    files = [file for file in files if _is_encodable(file)]
+    if not files and not nameless:
         raise SettingsError(f"Nothing to ingest: no {', '.join(sorted(SUFFIXES))} files there.")
     configure_logging(settings.logs, "ingest", settings.log_level)
     # The bar owns the terminal; the log file has the rest.
@@ -66,7 +83,6 @@ async def ingest(settings: Settings, paths: list[Path], user_id: str, collection
     runtime = Runtime(settings.model_copy(update={"temporal_task_queue": queue}))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
-    outcomes: list[SourceOutcome] = []
     async with runtime.running():
         try:
             client = await runtime.client(time.monotonic() + settings.call_timeout_seconds)
@@ -80,8 +96,8 @@ async def ingest(settings: Settings, paths: list[Path], user_id: str, collection
                         IngestParams(user_id=user_id, collection=collection, paths=batch),
                         id=f"ingest-{digest[:32]}",
                         task_queue=queue,
-                        # A run that was interrupted goes on where it was.
-                        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                        # A run that was interrupted is begun anew: it skips what is stored, and sees what has changed.
+                        id_conflict_policy=WorkflowIDConflictPolicy.TERMINATE_EXISTING,
                     )
                     outcomes += await _watch(client, handle, bar, task, start)
         except CallError as error:

@@ -44,6 +44,14 @@ def configure_logging(folder: Path, role: str, level: str) -> None:
     logging.basicConfig(level=level, format=FORMAT, handlers=handlers, force=True)
     if level != "DEBUG":
         logging.getLogger("temporalio.activity").addFilter(_WordedFailures())
-    # These say at INFO what each request was, and httpx with its address.
-    for noisy in ("httpx", "httpcore", "botocore", "urllib3", "mcp.server.lowlevel.server", "temporalio.worker"):
+    # These say at INFO or DEBUG what was asked and answered.
+    for noisy in (
+        "httpx",
+        "httpcore",
+        "botocore",
+        "urllib3",
+        "mcp.server.lowlevel.server",
+        "temporalio.worker",
+        "sse_starlette",
+    ):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -23,14 +23,18 @@ def register(server: DurableContextServer) -> None:
 
 async def health_report(runtime: Runtime) -> dict[str, object]:
     """The engine and the store, reached now; models are checked by `doctor`, since a call to them costs money."""
+    await runtime.loaded()
     address = runtime.addresses.temporal if runtime.addresses else None
-    pieces = [await check_engine(runtime.settings, runtime.connected, address)]
+    engine = await check_engine(runtime.settings, runtime.connected, address)
+    if runtime.problem is not None:
+        engine.fix = runtime.problem
+    pieces = [engine]
     if runtime.parts is not None:
-        pieces.append(await check_store(runtime.parts))
+        pieces.append(await check_store(runtime.parts.store))
     pieces.append(check_web_search(runtime.settings))
     return {
         "status": "ok" if all(piece.usable for piece in pieces if piece.required) else "degraded",
         "pieces": [piece.model_dump() for piece in pieces],
-        "models": {"embedding": runtime.settings.embedding_model_id, "text": runtime.settings.llm_model_id},
+        "models": {"embedding": runtime.settings.shown_embedding_model, "text": runtime.settings.shown_text_model},
         "runs_worker": runtime.run_worker,
     }

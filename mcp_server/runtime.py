@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
-import importlib
 import logging
 import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mcp_server.settings import Settings
@@ -29,6 +29,7 @@ Result = TypeVar("Result")
 RETRY_SECONDS = 0.5
 DESCRIBE_SECONDS = 2.0
 EMBEDDED_CONNECT_SECONDS = 20.0
+READ_LINGER_SECONDS = 60.0
 _MAYBE_STARTED = "It isn't known whether the work was started."
 
 
@@ -61,28 +62,45 @@ class Parts:
     store: "OpenedStore"
 
 
-def build_parts(settings: Settings, endpoint: str | None) -> Parts:
-    """The models and the store that the settings name; nothing is connected yet.
+def build_embeddings(settings: Settings, endpoint: str | None) -> "BedrockEmbeddings":
+    """The embedding model; nothing is connected yet.
 
     Args:
-        settings: Which are remote.
+        settings: Which it is.
         endpoint: Where the local models answer.
 
     Raises:
-        ApplicationError: `not_configured` where a model id or its dimensions can't be used.
+        ApplicationError: `not_configured` where the model or its dimensions can't be used.
     """
-    from activities.bedrock import BedrockEmbeddings, BedrockText
-    from activities.store.base import OpenedStore
-    from activities.store.sqlite import SqliteStore
+    from activities.bedrock import BedrockEmbeddings
 
-    embeddings = BedrockEmbeddings(
+    return BedrockEmbeddings(
         settings.embedding_model_id,
         settings.embedding_dimensions,
         settings.aws_region,
         endpoint if settings.embeddings_are_local else None,
     )
-    text = BedrockText(settings.llm_model_id, settings.aws_region, endpoint if settings.text_is_local else None)
-    return Parts(embeddings, text, OpenedStore(SqliteStore(settings.store_path), embeddings.model))
+
+
+def build_text(settings: Settings, endpoint: str | None) -> "BedrockText":
+    """The text model; nothing is connected yet. Arguments as for `build_embeddings`."""
+    from activities.bedrock import BedrockText
+
+    return BedrockText(settings.llm_model_id, settings.aws_region, endpoint if settings.text_is_local else None)
+
+
+def build_store(settings: Settings, embeddings: "BedrockEmbeddings") -> "OpenedStore":
+    """The store, to be filled by `embeddings`; opened at its first use."""
+    from activities.store.base import OpenedStore
+    from activities.store.sqlite import SqliteStore
+
+    return OpenedStore(SqliteStore(settings.store_path), embeddings.model)
+
+
+def build_parts(settings: Settings, endpoint: str | None) -> Parts:
+    """All of them. Arguments and errors as for `build_embeddings`."""
+    embeddings = build_embeddings(settings, endpoint)
+    return Parts(embeddings, build_text(settings, endpoint), build_store(settings, embeddings))
 
 
 def build_activities(settings: Settings, parts: Parts) -> list[object]:
@@ -118,11 +136,40 @@ def needed_pieces(settings: Settings, run_worker: bool) -> "list[Piece]":
     return pieces
 
 
+def _load() -> None:
+    """Import everything that takes long."""
+    import temporalio.api.workflowservice.v1
+    import temporalio.envconfig  # noqa: F401
+
+    import workflows.worker  # noqa: F401
+
+
+async def connect_embedded(address: str) -> "Client":
+    """Connect to the embedded Temporal server, which listens a moment before it is healthy.
+
+    Raises:
+        RuntimeError: where it doesn't become so.
+    """
+    from temporalio.client import Client
+
+    from workflows.worker import DATA_CONVERTER
+
+    deadline = time.monotonic() + EMBEDDED_CONNECT_SECONDS
+    while True:
+        try:
+            return await Client.connect(address, data_converter=DATA_CONVERTER)
+        except RuntimeError:
+            if time.monotonic() >= deadline:
+                raise
+            await asyncio.sleep(0.05)
+
+
 async def connect(settings: Settings, address: str | None) -> "Client":
     """Connect to Temporal: at `address` of the embedded stack, or as the settings and Temporal's own variables say.
 
     Raises:
         RuntimeError: where it can't be reached.
+        ValueError: where the address isn't one.
     """
     import os
 
@@ -132,15 +179,7 @@ async def connect(settings: Settings, address: str | None) -> "Client":
     from workflows.worker import DATA_CONVERTER
 
     if address is not None:
-        deadline = time.monotonic() + EMBEDDED_CONNECT_SECONDS
-        while True:
-            try:
-                return await Client.connect(address, data_converter=DATA_CONVERTER)
-            except RuntimeError:
-                # The dev server listens a moment before it is healthy.
-                if time.monotonic() >= deadline:
-                    raise
-                await asyncio.sleep(0.05)
+        return await connect_embedded(address)
     variables = os.environ | {"TEMPORAL_ADDRESS": settings.temporal_address or ""}
     if "temporal_namespace" in settings.model_fields_set:
         variables |= {"TEMPORAL_NAMESPACE": settings.temporal_namespace}
@@ -162,12 +201,15 @@ class Runtime:
         self.addresses: Addresses | None = None
         self.parts: Parts | None = None
         self._client: Client | None = None
-        self._ready = asyncio.Event()
-        self._problem = "The server is still starting. Try again in a moment."
+        self._loading: asyncio.Task[None] | None = None
+        self._settled = asyncio.Event()
+        self._refused = False
+        self.problem: str | None = "The server is still starting. Try again in a moment."
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Bring the pieces up in the background for the length of the block; what fails is tried again."""
+        self._loading = asyncio.create_task(asyncio.to_thread(_load))
         task = asyncio.create_task(self._keep_up())
         try:
             yield
@@ -179,7 +221,16 @@ class Runtime:
     @property
     def connected(self) -> "Client | None":
         """The Temporal client, if there is one now."""
-        return self._client if self._ready.is_set() else None
+        return self._client if self.problem is None else None
+
+    async def loaded(self) -> None:
+        """Return once the modules that take long have been imported.
+
+        They are imported in a thread, and nothing else may import any of them meanwhile: protobuf's generated modules
+        don't survive being imported by two threads at once.
+        """
+        assert self._loading is not None
+        await asyncio.shield(self._loading)
 
     async def client(self, deadline: float) -> "Client":
         """The Temporal client, once it is connected.
@@ -190,11 +241,11 @@ class Runtime:
         Raises:
             CallError: saying which piece is missing and what to do.
         """
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline - time.monotonic()):
-                await self._ready.wait()
-        except TimeoutError:
-            raise CallError(self._problem) from None
+                await self._settled.wait()
+        if self.problem is not None:
+            raise CallError(self.problem)
         assert self._client is not None
         return self._client
 
@@ -205,34 +256,42 @@ class Runtime:
             except asyncio.CancelledError:
                 raise
             except Exception as error:
-                self._ready.clear()
-                self._problem = self._explain_start(error)
-                logger.error("%s", self._problem, exc_info=logger.isEnabledFor(logging.DEBUG))
+                self._fail(error)
+                if self._refused:
+                    return
                 await asyncio.sleep(RETRY_SECONDS)
 
-    def _explain_start(self, error: Exception) -> str:
+    def _fail(self, error: Exception) -> None:
+        """Say what keeps the pieces from coming up; what only another setting can mend is said to calls at once."""
         from temporalio.exceptions import ApplicationError
 
         from mcp_server.local.stack import StackError
 
+        known = True
         if isinstance(error, StackError):
-            return str(error)
-        if isinstance(error, ApplicationError):
-            return error.message
-        if isinstance(error, RuntimeError) and self.settings.temporal_is_remote:
-            return (
+            problem = str(error)
+        elif isinstance(error, ApplicationError):
+            problem, self._refused = error.message, error.non_retryable
+        elif isinstance(error, (RuntimeError, ValueError)) and self.settings.temporal_is_remote:
+            problem = (
                 f"Temporal can't be reached at {self.settings.temporal_address}. "
-                "Check TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE and the network; nothing was started."
+                "Check TEMPORAL_ADDRESS (host:port), TEMPORAL_NAMESPACE and the network; nothing was started."
             )
-        return f"The workflow engine can't be started ({type(error).__name__}); the log says more. Nothing was started."
+        else:
+            known = False
+            problem = f"The workflow engine can't be started ({type(error).__name__}); the log says more."
+        self.problem = problem
+        if self._refused:
+            self._settled.set()
+        else:
+            self._settled.clear()
+        logger.error("%s", problem, exc_info=not known or logger.isEnabledFor(logging.DEBUG))
 
     async def _run(self) -> None:
         """Hold the stack, the client and the worker until cancelled, or until something of them fails."""
         from mcp_server.local.stack import leased
 
         moved = asyncio.Event()
-        # Loaded in a thread, so that the first messages are answered and the stack comes up meanwhile.
-        loading = asyncio.create_task(asyncio.to_thread(importlib.import_module, "workflows.worker"))
         async with contextlib.AsyncExitStack() as stack:
             addresses = None
             if need := needed_pieces(self.settings, self.run_worker):
@@ -245,7 +304,9 @@ class Runtime:
                 self.addresses = addresses
                 if addresses.temporal_ui:
                     logger.info("embedded Temporal at %s, web UI at %s", addresses.temporal, addresses.temporal_ui)
-            build_worker = (await loading).build_worker
+            await self.loaded()
+            from workflows.worker import build_worker
+
             client = await connect(self.settings, addresses.temporal if addresses else None)
             finished: asyncio.Task[None] | None = None
             if self.run_worker:
@@ -255,17 +316,23 @@ class Runtime:
                 finished = asyncio.create_task(worker.run())
                 stack.push_async_callback(_stop_worker, worker, finished)
             self._client = client
-            self._ready.set()
+            self.problem = None
+            self._settled.set()
             logger.info("ready: %s", ", ".join(self.describe()))
             waits = [asyncio.create_task(moved.wait())] + ([finished] if finished else [])
             try:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                self._ready.clear()
-                self._problem = "The workflow engine is restarting."
+                self._settled.clear()
+                self.problem = "The workflow engine is restarting. Try again in a moment."
                 if finished is not None and finished.done():
                     await finished
             finally:
                 waits[0].cancel()
+
+    @property
+    def _read_timeout(self) -> timedelta:
+        """After how long a read is given up for good: nobody waits for it then."""
+        return timedelta(seconds=self.settings.call_timeout_seconds + READ_LINGER_SECONDS)
 
     def describe(self) -> list[str]:
         """One phrase for each piece: which it is, and why."""
@@ -275,8 +342,8 @@ class Runtime:
             if settings.temporal_is_remote
             else "embedded Temporal (TEMPORAL_ADDRESS isn't set)",
             f"embedded store {settings.store_path} (MONGODB_URI isn't set)",
-            f"embedding model {settings.embedding_model_id}",
-            f"text model {settings.llm_model_id}",
+            f"embedding model {settings.shown_embedding_model}",
+            f"text model {settings.shown_text_model}",
             "web search by Tavily" if settings.tavily_api_key else "no web search (TAVILY_API_KEY isn't set)",
         ]
 
@@ -300,18 +367,18 @@ class Runtime:
         handle: WorkflowHandle[Any, Any] | None = None
         try:
             async with asyncio.timeout(self.settings.call_timeout_seconds):
-                handle = await self._start(workflow, params, workflow_id, deadline)
+                handle = await self._start(workflow, params, workflow_id, deadline, writes)
                 return Outcome(await self._result(handle, result_type), workflow_id)
         except TimeoutError:
-            if handle is None and not self._ready.is_set():
-                raise CallError(self._problem) from None
+            if handle is None and self.problem is not None:
+                raise CallError(self.problem) from None
             if handle is None:
                 raise CallError(f"{_unreachable(self.settings)} {_MAYBE_STARTED}", workflow_id) from None
             message = await self._explain_delay(handle, workflow_id, writes)
             raise CallError(message, workflow_id) from None
 
     async def _start(
-        self, workflow: Any, params: "Model", workflow_id: str, deadline: float
+        self, workflow: Any, params: "Model", workflow_id: str, deadline: float, writes: bool
     ) -> "WorkflowHandle[Any, Any]":
         """Start the workflow, exactly once however often the request is repeated."""
         from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
@@ -329,6 +396,7 @@ class Runtime:
                     id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                     id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                     request_eager_start=self.run_worker,
+                    execution_timeout=None if writes else self._read_timeout,
                 )
             except WorkflowAlreadyStartedError:
                 # An earlier request arrived although its answer didn't, and the workflow has ended since.

@@ -49,6 +49,7 @@ class DurableContextServer(MCPServer[dict[str, Any]]):
         Raises:
             ToolError: for an unknown tool, an unknown or unusable argument, and what a tool refuses.
         """
+        await self.runtime.loaded()
         tool = self._tool_manager.get_tool(name)
         if tool is None:
             known = ", ".join(sorted(known.name for known in self._tool_manager.list_tools()))
@@ -61,8 +62,10 @@ class DurableContextServer(MCPServer[dict[str, Any]]):
             raise ToolError(f"{name}: user_id 'null' isn't a user. Leave user_id out.")
         try:
             return await super().call_tool(name, arguments, context)
-        except UnexpectedToolError:
-            raise
+        except UnexpectedToolError as error:
+            raise UnexpectedToolError(
+                f"{name} failed in a way that wasn't foreseen, perhaps for its arguments; the server's log says why."
+            ) from error
         except ToolError as error:
             if isinstance(error.__cause__, ValidationError):
                 raise ToolError(_describe(name, error.__cause__)) from None

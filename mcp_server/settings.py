@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
 
 from dotenv import load_dotenv
 from platformdirs import user_data_path
@@ -136,6 +137,22 @@ class Settings(BaseSettings):
     def logs(self) -> Path:
         return self.durable_context_home / "logs"
 
+    @property
+    def shown_embedding_model(self) -> str:
+        """The embedding model's id fit to be shown: an ARN's account is nobody's business."""
+        return self.embedding_model_id.rsplit("/", 1)[-1]
+
+    @property
+    def shown_text_model(self) -> str:
+        """The text model's id, likewise."""
+        return self.llm_model_id.rsplit("/", 1)[-1]
+
+    @property
+    def shown_tavily_url(self) -> str:
+        """Tavily's address without a user or password in it."""
+        parts = urlsplit(self.tavily_base_url)
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
     def redacted(self) -> dict[str, Any]:
         """Every setting as JSON, with secrets and token hashes replaced by `***`."""
         shown = self.model_dump(mode="json")
@@ -144,6 +161,9 @@ class Settings(BaseSettings):
         for name in shown:
             if isinstance(getattr(self, name), SecretStr):
                 shown[name] = "***"
+        shown["tavily_base_url"] = self.shown_tavily_url
+        shown["embedding_model_id"] = self.shown_embedding_model
+        shown["llm_model_id"] = self.shown_text_model
         return {name.upper(): value for name, value in shown.items()}
 
 
@@ -155,7 +175,10 @@ def load_settings(**overrides: Any) -> Settings:
     Raises:
         SettingsError: naming each setting that can't be used, and why; never its value.
     """
-    load_dotenv(Path.cwd() / ".env")
+    try:
+        load_dotenv(Path.cwd() / ".env")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"Can't read the file .env ({type(error).__name__}). It must be UTF-8 text.") from None
     try:
         return Settings(**overrides)
     except ValidationError as error:

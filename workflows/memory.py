@@ -120,8 +120,8 @@ class MemoryRetrievalWorkflow:
         """A summary of what was found, or None where nothing was or the text model can't be had in time."""
         if not recollection.related_conversation:
             return None
-        lines = sorted((item.timestamp, item.message_type, item.text) for item in recollection.related_conversation)
-        material = "\n".join(f"{timestamp:%Y-%m-%d} {speaker}: {text}" for timestamp, speaker, text in lines)
+        messages = sorted(recollection.related_conversation, key=lambda message: message.timestamp)
+        material = "\n".join(f"{item.timestamp:%Y-%m-%d} {item.message_type}: {item.text}" for item in messages)
         prompt = f"The question: {question}\n<material>\n{material[:MATERIAL_CHARACTERS]}\n</material>"
         try:
             return await workflow.execute_activity_method(

@@ -79,7 +79,10 @@ class Store(Protocol):
     # Memories
 
     async def form_memory(self, node: MemoryNode, threshold: float) -> FormedMemory:
-        """Store `node`, or reinforce the user's nearest memory where its cosine reaches `threshold`, atomically.
+        """Store `node`, or reinforce the user's nearest memory where that says the same, atomically.
+
+        It does where its cosine reaches `threshold` and both contents have the same numbers: another date or amount is
+        another fact, however alike the sentences.
 
         Reinforcement raises `access_count` by one and importance i to i + (1 − i) × node.importance / 2, and adds the
         source messages. A node whose source message already formed or reinforced a memory changes nothing.
@@ -97,8 +100,8 @@ class Store(Protocol):
         """Messages and memories of one user that bear on a text, each best first and at most `query.limit`.
 
         Messages are ranked by the fusion of `search_documents` with even weights, and come with up to two neighbours
-        on either side in their conversation. Memories are ranked by cosine; each returned one counts one access per
-        `query.retrieval_id`.
+        on either side in their conversation; equal times keep the order of storing. Memories are ranked by cosine; each
+        returned one counts one access per `query.retrieval_id`.
         """
         ...
 

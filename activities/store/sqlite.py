@@ -34,6 +34,7 @@ from activities.models import (
     SimilarMemory,
 )
 from activities.store.filters import parse_filter
+from activities.store.likeness import numbers_in
 from activities.store.sqlite_database import Database
 from activities.store.sqlite_search import (
     add_vector,
@@ -81,7 +82,7 @@ create table conversations(
     id integer primary key, message_id text not null unique, user_id text not null, conversation_id text not null,
     timestamp integer not null, message_type text not null, text text not null
 );
-create index conversations_time on conversations(user_id, conversation_id, timestamp, message_id);
+create index conversations_time on conversations(user_id, conversation_id, timestamp);
 
 create table memory_nodes(
     id integer primary key, memory_id text not null unique, user_id text not null, created_at integer not null,
@@ -269,8 +270,13 @@ class SqliteStore:
         share = messages_of(message.user_id)
 
         def work(db: apsw.Connection) -> None:
+            # Rows are in the order of storing, which a message that is stored again keeps.
+            known = db.execute(
+                "select id from conversations where user_id = ? and message_id = ?",
+                (message.user_id, message.message_id),
+            ).get
             remove(db, share, "message_id = ?", message.message_id)
-            row = _insert(db, "conversations", message.model_dump(exclude={"embedding"}))
+            row = _insert(db, "conversations", {"id": known, **message.model_dump(exclude={"embedding"})})
             index(db, share, row, message.text, self._vector(message.embedding))
 
         await self._write(work)
@@ -293,6 +299,9 @@ class SqliteStore:
             vector = self._vector(node.embedding)
             found = nearest(db, "memory_nodes", vector, 1, "user_id = ?", [node.user_id])
             reinforced = bool(found) and found[0][1] >= threshold
+            if reinforced:
+                (nearest_one,) = _select(db, "content", "from memory_nodes where id = ?", (found[0][0],))
+                reinforced = numbers_in(nearest_one["content"]) == numbers_in(node.content)
             if reinforced:
                 row = found[0][0]
                 memory_id = db.execute(
@@ -349,14 +358,14 @@ class SqliteStore:
         related: list[RelatedMessage] = []
         ranked, _, _ = hybrid(db, messages_of(query.user_id), query.text, vector, query.limit, 0.5)
         for message_id, score in ranked:
-            columns = "message_id, conversation_id, message_type, text, timestamp"
+            columns = "id, message_id, conversation_id, message_type, text, timestamp"
             (found,) = _select(db, columns, "from conversations where message_id = ?", (message_id,))
-            at = (query.user_id, found["conversation_id"], _micros(found["timestamp"]), message_id, NEIGHBOURS)
+            at = (query.user_id, found["conversation_id"], _micros(found["timestamp"]), found.pop("id"), NEIGHBOURS)
             sides: list[list[ContextMessage]] = []
             for sign, order in (("<", "desc"), (">", "asc")):
                 rest = (
                     "from conversations where user_id = ? and conversation_id = ? "
-                    f"and (timestamp, message_id) {sign} (?, ?) order by timestamp {order}, message_id {order} limit ?"
+                    f"and (timestamp, id) {sign} (?, ?) order by timestamp {order}, id {order} limit ?"
                 )
                 side = _select(db, "message_type, text, timestamp", rest, at)
                 sides.append([ContextMessage(**neighbour) for neighbour in side])

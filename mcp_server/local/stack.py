@@ -354,8 +354,8 @@ class Lease:
         """
         await self.release()
         try:
-            self._home.mkdir(parents=True, exist_ok=True)
-            (self._home / "logs").mkdir(exist_ok=True)
+            self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self._home / "logs").mkdir(mode=0o700, exist_ok=True)
             async with asyncio.timeout(ACQUIRE_SECONDS):
                 connection, answer = await self._ask_or_start()
         except TimeoutError:

@@ -1,7 +1,7 @@
 """The types of tool arguments: bounds, and what a model is told about them."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
@@ -10,6 +10,11 @@ MAX_QUERY = 4_000
 MAX_TEXT = 32_000
 MAX_RESPONSE = 200_000
 MAX_NAME = 256
+MAX_WEB_QUERY = 400
+
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+CLOCK_SKEW = timedelta(minutes=5)
+"""How far a caller's clock may be ahead. What is dated later could not be replaced by what comes after it."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -23,7 +28,14 @@ def _says_something(value: str) -> str:
     return value
 
 
-def _is_name(value: str) -> str:
+def check_name(value: str) -> str:
+    """A name of a user, a conversation or a collection, as it is.
+
+    Raises:
+        ValueError: saying what a name must be.
+    """
+    if not 1 <= len(value) <= MAX_NAME:
+        raise ValueError(f"must have 1 to {MAX_NAME} characters")
     if _CONTROL.search(value):
         raise ValueError("must not hold control characters")
     return _says_something(value)
@@ -34,15 +46,19 @@ def _parse_time(value: Any) -> Any:
         return value
     try:
         parsed = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
+        parsed = parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("must be an ISO 8601 time, such as 2026-05-03T14:30:00Z") from None
-    return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    if not EARLIEST <= parsed <= datetime.now(UTC) + CLOCK_SKEW:
+        raise ValueError("must be between 1970 and now; leave it out for now")
+    return parsed
 
 
 Query = Annotated[str, Field(min_length=1, max_length=MAX_QUERY), AfterValidator(_says_something)]
+WebQuery = Annotated[str, Field(min_length=1, max_length=MAX_WEB_QUERY), AfterValidator(_says_something)]
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT), AfterValidator(_says_something)]
 Response = Annotated[str, Field(min_length=1, max_length=MAX_RESPONSE), AfterValidator(_says_something)]
-Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_is_name)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(check_name)]
 UserId = Annotated[
     Name | None,
     Field(description="Whose records. Leave out for the authenticated user, or the server's default one."),

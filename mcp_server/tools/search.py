@@ -1,8 +1,10 @@
 """Search over documents."""
 
+import json
 from typing import Annotated, Any
 
 from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
@@ -18,6 +20,27 @@ for what is only on the web, search_web."""
 FILTER = """Only passages whose metadata match: {"field": value}, or {"field": {"$in": [...]}}. Fields: source,
 position, title and whatever else the documents carry.
 Operators: $eq $ne $in $nin $gt $gte $lt $lte $exists $and $or $not."""
+
+
+MAX_FILTER = 20_000
+
+
+def check_filter(filter: dict[str, Any]) -> None:
+    """Refuse a filter that no store would take, before any work is started for it.
+
+    Raises:
+        ToolError: saying what is wrong with it.
+    """
+    from temporalio.exceptions import ApplicationError
+
+    from activities.store.filters import parse_filter
+
+    if len(json.dumps(filter)) > MAX_FILTER:
+        raise ToolError(f"filter: it should have at most {MAX_FILTER:,} characters as JSON.")
+    try:
+        parse_filter(filter)
+    except ApplicationError as error:
+        raise ToolError(error.message) from None
 
 
 def register(server: DurableContextServer) -> None:
@@ -43,6 +66,8 @@ def register(server: DurableContextServer) -> None:
     ) -> Annotated[CallToolResult, HybridSearchResult]:
         from workflows.search import HybridSearchWorkflow
 
+        if filter:
+            check_filter(filter)
         params = HybridSearchParams(
             user_id=server.user(ctx, user_id),
             query=query,

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from activities.models import SearchDepth, TimeRange, Topic, WebSearchParams, WebSearchResult
 from mcp_server.server import DurableContextServer
-from mcp_server.tools.arguments import Name, Query
+from mcp_server.tools.arguments import Name, WebQuery
 
 SEARCH_WEB = """Search the web, best result first, each with a passage of the page.
 Call it for what happened recently, and for facts that neither the user's documents (hybrid_search) nor earlier
@@ -27,7 +27,7 @@ def register(server: DurableContextServer) -> None:
     )
     async def search_web(
         ctx: Context[Any, Any],
-        query: Annotated[Query, Field(max_length=400, description="What to search for.")],
+        query: Annotated[WebQuery, Field(description="What to search for.")],
         max_results: Annotated[int, Field(ge=1, le=20, description="Most results to return.")] = 5,
         topic: Annotated[Topic, Field(description="'news' for recent events, 'finance' for markets.")] = "general",
         search_depth: Annotated[

@@ -705,15 +705,31 @@ async def test_a_related_message_comes_with_its_neighbours(store: Store) -> None
     assert one.after[0].timestamp == NOON + timedelta(minutes=4)
 
 
-async def test_neighbours_of_the_same_moment_are_ordered_by_id(store: Store) -> None:
-    for name in ("d", "a", "c", "b"):
+async def test_another_number_is_another_fact(store: Store) -> None:
+    third = memory("third", content="My son was born on 3 March 2015.")
+    fifth = memory("fifth", content="My son was born on 5 March 2015.")
+    again = memory("again", content="On 3 March 2015 my son was born.")
+
+    await store.form_memory(third, 0.9)
+    formed = await store.form_memory(fifth, 0.9)
+    assert (formed.memory_id, formed.reinforced) == ("fifth", False)
+    await store.prune_memories("ann", 2)
+    assert len((await store.recall(retrieval())).similar_memories) == 2
+    only_third = memory("other", WEST, content="My son was born on 3 March 2015.")
+    await store.form_memory(only_third, 0.9)
+    formed = await store.form_memory(again.model_copy(update={"embedding": WEST}), 0.9)
+    assert (formed.memory_id, formed.reinforced) == ("other", True)
+
+
+async def test_neighbours_of_the_same_moment_keep_the_order_of_storing(store: Store) -> None:
+    for name in ("d", "a", "b", "c", "a"):
         await store.put_message(message(name, f"text {name}", EAST if name == "b" else WEST))
 
     recollection = await store.recall(retrieval("", limit=1))
 
     (one,) = recollection.related_conversation
-    assert [near.text for near in one.before] == ["text a"]
-    assert [near.text for near in one.after] == ["text c", "text d"]
+    assert [near.text for near in one.before] == ["text d", "text a"]
+    assert [near.text for near in one.after] == ["text c"]
 
 
 async def test_messages_are_ranked_by_fusion_with_even_weights(store: Store) -> None:
@@ -1030,7 +1046,10 @@ async def test_writes_at_once_are_all_kept(store: Store, engine: Engine) -> None
     await asyncio.gather(
         *(stores[n % 2].put_message(message(f"m{n:02}", f"plum {n}", minute=n)) for n in range(60)),
         *(put(stores[n % 2], chunk(f"c{n:02}", "plum")) for n in range(60)),
-        *(stores[n % 2].form_memory(memory(f"n{n}", source_messages=[f"s{n}"]), 0.9) for n in range(20)),
+        *(
+            stores[n % 2].form_memory(memory(f"n{n}", content="the same", source_messages=[f"s{n}"]), 0.9)
+            for n in range(20)
+        ),
         *(stores[n % 2].put_cache_entry(entry(f"e{n}", f"h{n}")) for n in range(20)),
     )
     await second.close()
@@ -1299,7 +1318,7 @@ async def write_records(number: int, engine: Engine) -> None:
         name = f"{number}.{n:02}"
         await store.put_message(message(name, "plum", minute=n))
         await put(store, chunk(name, "plum"))
-        await store.form_memory(memory(name, source_messages=[name]), 0.9)
+        await store.form_memory(memory(name, content="always the same", source_messages=[name]), 0.9)
         created_at = NOON + timedelta(minutes=n)
         await store.put_cache_entry(entry(name, "shared", created_at=created_at))
     await store.close()

@@ -1,6 +1,9 @@
 """The other commands, as a person runs them."""
 
+import asyncio
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ from mcp import Client
 
 from mcp_server.auth import hash_token
 from mcp_server.local.stack import Addresses
-from tests.conftest import CORPUS, content
+from tests.conftest import CORPUS, command, content, environment, serve
 from tests.e2e.test_http import run
 
 QUESTIONS = {
@@ -77,15 +80,73 @@ async def test_one_bad_file_does_not_stop_the_others(home: Path, stack: Addresse
     (tmp_path / "good.md").write_text("# Good\n\nRead me.\n")
     (tmp_path / "latin.txt").write_bytes("Grüße".encode("latin-1"))
     (tmp_path / "empty.txt").write_text("")
+    (tmp_path / os.fsdecode(b"caf\xe9.md")).write_text("# Named in Latin-1\n")
     other = tmp_path / "picture.png"
     other.write_bytes(b"\x89PNG")
 
     status, output = await run(home, "ingest", str(tmp_path), str(other), "--user-id", user)
 
     assert status == 1
-    assert "2 files stored in 1 chunks, 0 unchanged, 2 failed" in output
+    assert "1 files stored in 1 chunks, 1 unchanged, 3 failed" in output
+    assert "name isn't valid Unicode" in output
     assert "latin.txt: The file isn't UTF-8 text" in output
     assert "picture.png: '.png' files can't be read yet" in output
+
+
+async def test_a_file_has_one_name_however_it_is_reached(
+    home: Path, stack: Addresses, user: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "a.md").write_text("# A\n\nOnce only.\n")
+    (tmp_path / "link").symlink_to(folder)
+
+    for path in (folder / "a.md", folder / ".." / "notes" / "a.md", tmp_path / "link" / "a.md"):
+        status, output = await run(home, "ingest", str(path), "--user-id", user)
+        assert status == 0, output
+    assert "1 unchanged" in output
+
+
+async def test_an_interrupted_ingest_is_begun_anew(client: Client, home: Path, user: str, tmp_path: Path) -> None:
+    first, last = tmp_path / "a.md", tmp_path / "b.md"
+    first.write_text("# A\n\nThe gate code is quince.\n")
+    last.write_text("# B\n\n" + "A long tale of many words, told slowly to the end. " * 6000)
+    ingest = await asyncio.create_subprocess_exec(
+        *command("ingest", str(tmp_path), "--user-id", user), env=environment(home)
+    )
+    query = {"query": "gate code", "user_id": user}
+    async with asyncio.timeout(60):
+        while not content(await client.call_tool("hybrid_search", query))["results"]:
+            await asyncio.sleep(0.05)
+    ingest.send_signal(signal.SIGINT)
+    assert await ingest.wait() == 130
+    first.write_text("# A\n\nThe gate code is medlar.\n")
+    last.write_text("# B\n\nShort now.\n")
+
+    status, output = await run(home, "ingest", str(tmp_path), "--user-id", user)
+
+    assert status == 0, output
+    assert "medlar" in content(await client.call_tool("hybrid_search", query))["results"][0]["text"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ingest", "x.md", "--user-id", "a\nb"),
+        ("ingest", "x.md", "--user-id", "a" * 257),
+        ("ingest", "x.md", "--collection", ""),
+        ("token", ""),
+        ("token", "a,b"),
+        ("serve", "--port", "abc"),
+        ("serve", "--port", "65536"),
+    ],
+)
+async def test_a_bad_argument_is_named(home: Path, arguments: tuple[str, ...]) -> None:
+    status, output = await run(home, *arguments)
+
+    assert status == 2
+    assert "error: argument" in output
+    assert "_port" not in output
 
 
 @pytest.mark.parametrize("target", ["missing", "."])
@@ -114,6 +175,7 @@ async def test_doctor_reports_each_piece(home: Path, stack: Addresses) -> None:
         ("TEMPORAL_ADDRESS", "127.0.0.1:1"),
         ("EMBEDDING_MODEL_ID", "anthropic.claude"),
         ("EMBEDDING_DIMENSIONS", "17"),
+        ("TEMPORAL_ADDRESS", "not an address"),
     ],
 )
 async def test_doctor_says_what_to_fix(home: Path, stack: Addresses, setting: str, value: str) -> None:
@@ -140,6 +202,26 @@ async def test_a_bad_setting_is_named_without_its_value(home: Path, setting: str
     assert setting in output
     assert value not in output
     assert "Traceback" not in output
+
+
+async def test_doctor_reports_each_piece_where_the_data_folder_is_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+
+    status, output = await run(file, "doctor", COLUMNS="200")
+
+    assert status == 1
+    assert "Traceback" not in output
+    for piece in ("workflow engine", "store", "embedding model", "text model", "web search"):
+        assert piece in output
+
+
+async def test_what_is_written_is_its_owner_s_alone(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    async with serve(home) as client:
+        content(await client.call_tool("check_semantic_cache", {"query": "x"}))
+    for path in (home / "temporal.db", home / "store.db", home / "stack.json", home / "logs", *home.glob("logs/*")):
+        assert path.stat().st_mode & 0o077 == 0, path
 
 
 async def test_token_shows_a_token_and_keeps_only_its_hash(home: Path) -> None:

@@ -173,6 +173,19 @@ async def test_a_malformed_token_entry_is_named(home: Path, entry: str, tmp_path
     assert entry not in output
 
 
+@pytest.mark.parametrize("settings", [{"AUTH_TOKENS": ","}, {"AUTH_TOKENS_FILE": "comments"}])
+async def test_tokens_that_are_set_and_empty_keep_everybody_out(
+    home: Path, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    (tmp_path / "comments").write_text("# nobody yet\n\n")
+    settings = {name: str(tmp_path / value) if name.endswith("FILE") else value for name, value in settings.items()}
+
+    status, output = await run(home, "serve", "--transport", "http", "--port", "0", **settings)
+
+    assert status == 2
+    assert "holds no entry" in output
+
+
 async def test_a_taken_port_is_named(home: Path, address: str) -> None:
     port = address.rsplit(":", 1)[1]
 

@@ -114,6 +114,22 @@ async def test_initialize_is_answered_before_the_stack_is_up_and_a_tool_waits(tm
     await stack_gone(home)
 
 
+async def test_reading_health_while_the_server_starts_does_it_no_harm(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    async with raw(home) as process:
+        await ask(process, INITIALIZE)
+        assert process.stdin is not None
+        process.stdin.write(INITIALIZED)
+        health = await ask(process, request(2, "resources/read", uri="health://status"))
+        assert "result" in health, health
+        call = request(3, "tools/call", name="check_semantic_cache", arguments={"query": "Up?"})
+        answer = await ask(process, call)
+        assert not answer["result"].get("isError"), answer
+        again = await ask(process, request(4, "resources/read", uri="health://status"))
+        assert json.loads(again["result"]["contents"][0]["text"])["status"] == "ok"
+    await stack_gone(home)
+
+
 async def test_stdout_carries_the_protocol_and_nothing_else(home: Path, stack: Addresses, user: str) -> None:
     async with raw(home, LOG_LEVEL="DEBUG") as process:
         assert process.stdin is not None

@@ -263,6 +263,12 @@ BAD = [
     ("store_memory", {"conversation_id": "c", "text": "x"}, "message_type"),
     ("store_memory", {"conversation_id": "c", "text": "x", "message_type": "ai", "timestamp": "soon"}, "timestamp"),
     ("store_memory", {"conversation_id": "c", "text": "x", "message_type": "ai", "timestamp": 12}, "timestamp"),
+    *(
+        ("store_memory", {"conversation_id": "c", "text": "x", "message_type": "ai", "timestamp": time}, "timestamp")
+        for time in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59Z", "9999-12-31T23:59:59-14:00", "2099-01-01")
+    ),
+    ("hybrid_search", {"query": "x", "filter": {"title": "x" * 20_000}}, "filter"),
+    ("search_web", {"query": "x" * 401}, "400 characters"),
     ("retrieve_memory", {"text": " "}, "text"),
     ("retrieve_memory", {"text": "x", "limit": 1000}, "limit"),
     ("semantic_cache_response", {"query": "x", "response": ""}, "response"),

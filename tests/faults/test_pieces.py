@@ -131,6 +131,21 @@ async def test_a_temporal_that_is_not_there_is_named(bedrock: Endpoint, tmp_path
     assert "TEMPORAL_ADDRESS" in text
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("EMBEDDING_MODEL_ID", "foo.bar"), ("EMBEDDING_DIMENSIONS", "17"), ("TEMPORAL_ADDRESS", "not an address")],
+)
+async def test_what_keeps_the_server_from_starting_is_named(
+    shared: dict[str, str], tmp_path: Path, setting: str, value: str
+) -> None:
+    async with serve(tmp_path, **(shared | {"CALL_TIMEOUT_SECONDS": "3", setting: value})) as client:
+        text = error(await client.call_tool("store_memory", PLEASE_KEEP))
+        health = str((await client.read_resource("health://status")).contents)
+    assert setting in text
+    assert "isn't known" not in text
+    assert setting in health
+
+
 async def test_a_temporal_that_hangs_is_named_and_the_work_is_done_once(tmp_path: Path) -> None:
     home = tmp_path / "home"
     async with serve(home, CALL_TIMEOUT_SECONDS="4") as client:

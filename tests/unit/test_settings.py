@@ -35,6 +35,26 @@ def test_secrets_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hunter2" not in repr(load_settings())
 
 
+def test_addresses_and_accounts_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAVILY_BASE_URL", "https://user:hunter2@proxy.example.com/tavily")
+    monkeypatch.setenv(
+        "LLM_MODEL_ID", "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.amazon.nova-lite-v1:0"
+    )
+
+    shown = load_settings().redacted()
+
+    assert shown["TAVILY_BASE_URL"] == "https://proxy.example.com/tavily"
+    assert shown["LLM_MODEL_ID"] == "us.amazon.nova"
+
+
+def test_a_dotenv_file_that_is_no_text_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_bytes(b"DEFAULT_USER_ID=caf\xe9\n")
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(SettingsError, match=r"\.env"):
+        load_settings()
+
+
 def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMPORAL_ADDRESS", "")
     monkeypatch.setenv("TAVILY_API_KEY", "")
