@@ -4,11 +4,16 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import sys
 import threading
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import AsyncIterator
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, NoReturn, cast
+
+import anyio
 
 from mcp_server.runtime import Runtime
 from mcp_server.settings import Settings, SettingsError
@@ -65,6 +70,40 @@ def limit_shutdown() -> None:
     timer.start()
 
 
+_ESCAPES = re.compile(
+    r"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
+
+
+def mend_surrogates(line: str) -> str:
+    """A line of JSON with every lone surrogate escape replaced by that of U+FFFD.
+
+    JavaScript clients write them for text that was cut inside an emoji. The JSON parser refuses them, and a line that
+    can't be parsed would never be answered.
+    """
+    return _ESCAPES.sub(lambda found: r"\ufffd" if found["lone"] else found[0], line)
+
+
+class _MendedInput:
+    """Lines of stdin, as the SDK's transport reads them."""
+
+    def __init__(self) -> None:
+        self._file = anyio.wrap_file(TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace"))
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        async for line in self._file:
+            yield mend_surrogates(line)
+
+
+async def _run_stdio(server: "DurableContextServer") -> None:
+    from mcp.server.stdio import stdio_server
+
+    lines = cast("anyio.AsyncFile[str]", _MendedInput())
+    async with stdio_server(stdin=lines) as (read_stream, write_stream):
+        low = server._lowlevel_server
+        await low.run(read_stream, write_stream, low.create_initialization_options())
+
+
 async def serve_stdio(server: "DurableContextServer") -> NoReturn:
     """Serve one client until it closes stdin, SIGTERM arrives or the parent process is gone; then end the process.
 
@@ -72,7 +111,7 @@ async def serve_stdio(server: "DurableContextServer") -> NoReturn:
     """
     ended = watch_for_end(parent=True)
     async with server.runtime.running():
-        serving = asyncio.create_task(server.run_stdio_async())
+        serving = asyncio.create_task(_run_stdio(server))
         waiting = asyncio.create_task(ended.wait())
         await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)
         limit_shutdown()

@@ -130,6 +130,19 @@ async def test_reading_health_while_the_server_starts_does_it_no_harm(tmp_path: 
     await stack_gone(home)
 
 
+async def test_a_text_cut_inside_an_emoji_is_answered(home: Path, stack: Addresses, user: str) -> None:
+    async with raw(home) as process:
+        await ask(process, INITIALIZE)
+        assert process.stdin is not None
+        process.stdin.write(INITIALIZED)
+        # json.dumps writes the lone surrogate as an escape, as JavaScript's JSON.stringify does.
+        text = {"query": "What is this: \ud83d", "user_id": user}
+        call = request(2, "tools/call", name="check_semantic_cache", arguments=text)
+        assert b"\\ud83d" in call
+        answer = await ask(process, call)
+        assert answer["result"]["structuredContent"]["hit"] is False
+
+
 async def test_stdout_carries_the_protocol_and_nothing_else(home: Path, stack: Addresses, user: str) -> None:
     async with raw(home, LOG_LEVEL="DEBUG") as process:
         assert process.stdin is not None

@@ -44,7 +44,7 @@ def test_addresses_and_accounts_are_not_shown(monkeypatch: pytest.MonkeyPatch) -
     shown = load_settings().redacted()
 
     assert shown["TAVILY_BASE_URL"] == "https://proxy.example.com/tavily"
-    assert shown["LLM_MODEL_ID"] == "us.amazon.nova"
+    assert shown["LLM_MODEL_ID"] == "us.amazon.nova-lite-v1:0"
 
 
 def test_a_dotenv_file_that_is_no_text_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
