@@ -256,6 +256,7 @@ class Runtime:
             except asyncio.CancelledError:
                 raise
             except Exception as error:
+                await self.loaded()
                 self._fail(error)
                 if self._refused:
                     return

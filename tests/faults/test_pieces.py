@@ -13,7 +13,7 @@ from temporalio.client import Client as TemporalClient
 
 from mcp_server.local.stack import Addresses
 from tests.conftest import command, content, environment, error, message, serve, workflow_id
-from tests.e2e.test_stdio import gone, stack_gone
+from tests.e2e.test_stdio import INITIALIZE, INITIALIZED, ask, gone, raw, request, stack_gone
 from tests.faults.bedrock_endpoint import Endpoint, serve_endpoint
 from tests.faults.test_stack import PLEASE_KEEP, locked, messages_of, pids
 
@@ -144,6 +144,20 @@ async def test_what_keeps_the_server_from_starting_is_named(
     assert setting in text
     assert "isn't known" not in text
     assert setting in health
+
+
+async def test_a_data_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    async with raw(file, CALL_TIMEOUT_SECONDS="3") as process:
+        await ask(process, INITIALIZE)
+        assert process.stdin is not None
+        process.stdin.write(INITIALIZED)
+        for number in (2, 3):
+            call = request(number, "tools/call", name="check_semantic_cache", arguments={"query": "Up?"})
+            result = (await ask(process, call))["result"]
+            assert result["isError"]
+            assert str(file) in result["content"][0]["text"]
 
 
 async def test_a_temporal_that_hangs_is_named_and_the_work_is_done_once(tmp_path: Path) -> None:
