@@ -71,7 +71,7 @@ async def _check_embedding_and_store(
         remote=False,
         usable=False,
         detail=f"embedded store {settings.store_path}",
-        fix="It can't be opened before the embedding model is known.",
+        fix=problem or "It can't be opened before the embedding model is known.",
     )
     if settings.embeddings_are_local and endpoint is None:
         return broken, unknown

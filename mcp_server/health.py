@@ -34,7 +34,7 @@ async def check_engine(settings: Settings, client: "Client | None", address: str
     """Reach the namespace, and say the server's version."""
     from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, GetSystemInfoRequest
 
-    where = settings.temporal_address if settings.temporal_is_remote else address
+    where = settings.temporal_address if settings.temporal_is_remote else address or "no address: not running"
 
     async def reach() -> str:
         if client is None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.exceptions import TerminatedError
 from temporalio.service import RPCError
 
 from activities.documents import SUFFIXES
@@ -22,33 +23,49 @@ from mcp_server.runtime import CallError, Runtime
 from mcp_server.settings import Settings, SettingsError
 from workflows.documents import DataIngestionWorkflow
 
+logger = logging.getLogger(__name__)
+
 POLL_SECONDS = 0.2
 FILES_PER_WORKFLOW = 1000
 """Paths and outcomes travel through the workflow's history, which is bounded."""
 
 
 def find_files(paths: list[Path]) -> list[Path]:
-    """The files named, and the text and Markdown files in the folders named, each once, without hidden ones.
+    """The files named, and the text and Markdown files in the folders named, without hidden ones.
+
+    Each file comes once, under its own name rather than that of a link to it, so that it is recognised when it comes
+    again. A link is kept where only its name tells the format.
 
     Raises:
-        SettingsError: naming a path that doesn't exist.
+        SettingsError: naming a path that can't be read.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for path in paths:
-        # One file has one name, however it is reached: under it, it is recognised when it comes again.
-        path = path.expanduser().resolve()
-        if path.is_dir():
-            inside = (item for item in sorted(path.rglob("*")) if item.suffix.lower() in SUFFIXES and item.is_file())
-            found |= {
-                item: None for item in inside if not any(part.startswith(".") for part in item.relative_to(path).parts)
-            }
-        elif path.is_file():
-            found[path] = None
-        elif path.exists():
-            raise SettingsError(f"PATH {path} is neither a file nor a folder.")
-        else:
-            raise SettingsError(f"PATH {path} doesn't exist.")
-    return list(found)
+        try:
+            for file in _files_at(path.expanduser()):
+                target = file.resolve()
+                found[target] = target if target.suffix.lower() in SUFFIXES else file
+        except (OSError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise SettingsError(f"PATH {path} can't be read: {reason}.") from None
+    return list(found.values())
+
+
+def _files_at(path: Path) -> list[Path]:
+    path = path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
+    if path.is_dir():
+        return [
+            item
+            for item in sorted(path.resolve().rglob("*"))
+            if item.suffix.lower() in SUFFIXES
+            and item.is_file()
+            and not any(part.startswith(".") for part in item.relative_to(path.resolve()).parts)
+        ]
+    if path.is_file():
+        return [path]
+    if path.exists():
+        raise SettingsError(f"PATH {path} is neither a file nor a folder.")
+    raise SettingsError(f"PATH {path} doesn't exist.")
 
 
 def _is_encodable(path: Path) -> bool:
@@ -102,8 +119,14 @@ async def ingest(settings: Settings, paths: list[Path], user_id: str, collection
                     outcomes += await _watch(client, handle, bar, task, start)
         except CallError as error:
             raise SettingsError(str(error)) from None
-        except (RPCError, WorkflowFailureError) as error:
-            raise SettingsError(f"The ingestion failed ({error}); {settings.logs} says more.") from None
+        except WorkflowFailureError as error:
+            if isinstance(error.cause, TerminatedError):
+                raise SettingsError("Another `ingest` of the same files was started, and took over.") from None
+            logger.exception("the ingestion failed")
+            raise SettingsError(f"The ingestion failed ({error.cause}); {settings.logs} says more.") from None
+        except RPCError as error:
+            logger.exception("the ingestion failed")
+            raise SettingsError(f"Temporal failed ({error}); {settings.logs} says more.") from None
     return _report(outcomes)
 
 

@@ -115,7 +115,18 @@ class Settings(BaseSettings):
     @field_validator("durable_context_home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+        try:
+            return value.expanduser().absolute()
+        except RuntimeError:
+            raise ValueError("its user has no home folder") from None
+
+    @field_validator("tavily_base_url")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an http or https address")
+        return value
 
     @property
     def temporal_is_remote(self) -> bool:

@@ -364,7 +364,9 @@ class Lease:
                 f"{self._home / 'logs' / 'stack.log'} may say why."
             ) from None
         except OSError as error:
-            raise StackError(f"The embedded stack of {self._home} can't be started: {error}.") from error
+            raise StackError(
+                f"The embedded stack of {self._home} can't be started: {error}. Check DURABLE_CONTEXT_HOME."
+            ) from error
         if "error" in answer:
             connection.writer.close()
             raise StackError(answer["error"])

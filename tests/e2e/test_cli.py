@@ -10,7 +10,9 @@ import pytest
 from mcp import Client
 
 from mcp_server.auth import hash_token
+from mcp_server.ingest import find_files
 from mcp_server.local.stack import Addresses
+from mcp_server.settings import SettingsError
 from tests.conftest import CORPUS, command, content, environment, serve
 from tests.e2e.test_http import run
 
@@ -147,6 +149,29 @@ async def test_a_bad_argument_is_named(home: Path, arguments: tuple[str, ...]) -
     assert status == 2
     assert "error: argument" in output
     assert "_port" not in output
+
+
+def test_each_file_is_found_once_under_its_own_name(tmp_path: Path) -> None:
+    folder = tmp_path / "notes"
+    (folder / "sub").mkdir(parents=True)
+    real, blob = folder / "sub" / "real.md", folder / "blob123"
+    real.write_text("x")
+    blob.write_text("x")
+    (folder / "link.md").symlink_to(real)
+    (folder / "named.md").symlink_to(blob)
+    (folder / ".hidden.md").write_text("x")
+
+    assert find_files([folder]) == [real, folder / "named.md"]
+    assert find_files([folder / "link.md", real]) == [real]
+    assert find_files([folder / "named.md"]) == [folder / "named.md"]
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "loop", "~nobody-of-that-name/x"])
+def test_a_path_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+
+    with pytest.raises(SettingsError, match="PATH"):
+        find_files([Path(name) if name.startswith("~") else tmp_path / name])
 
 
 @pytest.mark.parametrize("target", ["missing", "."])

@@ -70,6 +70,9 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
     [
         ("CACHE_THRESHOLD", "1.5"),
         ("MEMORY_BUDGET", "0"),
+        ("TAVILY_BASE_URL", "http://[bad"),
+        ("TAVILY_BASE_URL", "example.com"),
+        ("DURABLE_CONTEXT_HOME", "~nobody-of-that-name/x"),
         ("CALL_TIMEOUT_SECONDS", "inf"),
         ("CALL_TIMEOUT_SECONDS", "nan"),
         ("EMBEDDING_DIMENSIONS", "many"),
