@@ -54,12 +54,13 @@ def find_files(paths: list[Path]) -> list[Path]:
 def _files_at(path: Path) -> list[Path]:
     path = path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
     if path.is_dir():
+        folder = path.resolve()
         return [
             item
-            for item in sorted(path.resolve().rglob("*"))
+            for item in sorted(folder.rglob("*"))
             if item.suffix.lower() in SUFFIXES
             and item.is_file()
-            and not any(part.startswith(".") for part in item.relative_to(path.resolve()).parts)
+            and not any(part.startswith(".") for part in item.relative_to(folder).parts)
         ]
     if path.is_file():
         return [path]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import time
 import uuid
@@ -30,6 +31,12 @@ RETRY_SECONDS = 0.5
 DESCRIBE_SECONDS = 2.0
 EMBEDDED_CONNECT_SECONDS = 20.0
 READ_LINGER_SECONDS = 60.0
+LONG_IMPORTS = (
+    "temporalio.api.workflowservice.v1",
+    "temporalio.envconfig",
+    "workflows.worker",
+    "activities.store.sqlite",
+)
 _MAYBE_STARTED = "It isn't known whether the work was started."
 
 
@@ -138,10 +145,8 @@ def needed_pieces(settings: Settings, run_worker: bool) -> "list[Piece]":
 
 def _load() -> None:
     """Import everything that takes long."""
-    import temporalio.api.workflowservice.v1
-    import temporalio.envconfig  # noqa: F401
-
-    import workflows.worker  # noqa: F401
+    for name in LONG_IMPORTS:
+        importlib.import_module(name)
 
 
 async def connect_embedded(address: str) -> "Client":

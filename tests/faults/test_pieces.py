@@ -15,7 +15,7 @@ from mcp_server.local.stack import Addresses
 from tests.conftest import command, content, environment, error, message, serve, workflow_id
 from tests.e2e.test_stdio import INITIALIZE, INITIALIZED, ask, gone, raw, request, stack_gone
 from tests.faults.bedrock_endpoint import Endpoint, serve_endpoint
-from tests.faults.test_stack import PLEASE_KEEP, locked, messages_of, pids
+from tests.faults.test_stack import PLEASE_KEEP, locked, messages_of, pids, until_up
 
 KEY = "AKIAIOSFODNN7EXAMPLE"
 
@@ -163,9 +163,7 @@ async def test_a_data_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
 async def test_a_temporal_that_hangs_is_named_and_the_work_is_done_once(tmp_path: Path) -> None:
     home = tmp_path / "home"
     async with serve(home, CALL_TIMEOUT_SECONDS="4") as client:
-        async with asyncio.timeout(60):
-            while (await client.call_tool("check_semantic_cache", {"query": "Up?"})).is_error:
-                await asyncio.sleep(0.1)
+        await until_up(client)
         dev_server = pids(home)[1]
         os.kill(dev_server, signal.SIGSTOP)
         try:

@@ -38,6 +38,13 @@ async def handshake(process: asyncio.subprocess.Process) -> None:
     process.stdin.write(INITIALIZED)
 
 
+async def until_up(client: Client) -> None:
+    """Return once a server whose calls have little time has started."""
+    async with asyncio.timeout(60):
+        while (await client.call_tool("check_semantic_cache", {"query": "Up?"})).is_error:
+            await asyncio.sleep(0.1)
+
+
 def server_of(home: Path) -> psutil.Process:
     """The `durable-context serve` process that a client of this test has started on `home`."""
     children = psutil.Process().children()
@@ -133,9 +140,7 @@ async def test_a_killed_temporal_server_is_replaced(tmp_path: Path) -> None:
 async def test_work_in_flight_survives_the_end_of_every_process(tmp_path: Path) -> None:
     home = tmp_path / "home"
     async with serve(home, CALL_TIMEOUT_SECONDS="1") as client:
-        async with asyncio.timeout(60):
-            while (await client.call_tool("check_semantic_cache", {"query": "Up?"})).is_error:
-                await asyncio.sleep(0.1)
+        await until_up(client)
         async with locked(home):
             result = await client.call_tool("store_memory", PLEASE_KEEP)
             assert "not lost" in error(result)
