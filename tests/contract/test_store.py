@@ -1,6 +1,6 @@
 """What every store does, run over each engine; then what is the embedded store's alone.
 
-An engine is added to the suite by its name in `ENGINES` and a case in `Engine.store`. Run as a program, this file is
+Run as a program, this file is
 one of the other processes that the tests need: see `PROGRAMS`.
 """
 
@@ -8,9 +8,8 @@ import asyncio
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from math import sqrt
 from pathlib import Path
@@ -18,140 +17,29 @@ from typing import Any, Literal
 
 import apsw
 import pytest
-from temporalio.exceptions import ApplicationError
 
-from activities.models import (
-    DEFAULT_COLLECTION,
-    CacheEntry,
-    Chunk,
-    DocumentQuery,
-    EmbeddingModel,
-    MemoryNode,
-    MemoryQuery,
-    Message,
-    SearchHit,
-    pack_vector,
-)
+from activities.models import DEFAULT_COLLECTION, Chunk, EmbeddingModel, pack_vector
 from activities.store.base import Store
 from activities.store.sqlite import SqliteStore
-
-ENGINES = ["sqlite"]
-MODEL = EmbeddingModel(model_id="local.test", dimensions=4)
-NOON = datetime(2025, 1, 1, 12, tzinfo=UTC)
-
-EAST = pack_vector([1, 0, 0, 0])
-NORTH = pack_vector([0, 1, 0, 0])
-NORTH_EAST = pack_vector([1, 1, 0, 0])
-WEST = pack_vector([-1, 0, 0, 0])
-NOWHERE = pack_vector([0, 0, 0, 0])
-
-
-@dataclass(frozen=True)
-class Engine:
-    """A place for records that each test has to itself."""
-
-    name: str
-    target: str
-
-    def store(self) -> Store:
-        """Another store, not yet open, on the same records."""
-        if self.name == "sqlite":
-            return SqliteStore(Path(self.target))
-        raise ValueError(self.name)
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
-    return Engine(request.param, str(tmp_path / "data" / "store.db"))
-
-
-@pytest.fixture
-async def store(engine: Engine) -> AsyncIterator[Store]:
-    store = engine.store()
-    await store.open(MODEL)
-    yield store
-    await store.close()
-
-
-def chunk(chunk_id: str, text: str = "", embedding: bytes = EAST, **fields: Any) -> Chunk:
-    defaults: dict[str, Any] = {
-        "user_id": "ann",
-        "collection": DEFAULT_COLLECTION,
-        "source": chunk_id,
-        "content_hash": "hash",
-        "position": 0,
-    }
-    return Chunk(chunk_id=chunk_id, text=text, embedding=embedding, **{**defaults, **fields})
-
-
-async def put(store: Store, *chunks: Chunk) -> None:
-    """Store chunks, each the only one of its source."""
-    for one in chunks:
-        await store.replace_source(one.user_id, one.collection, one.source, [one])
-
-
-async def search(store: Store, text: str = "", embedding: bytes = EAST, **fields: Any) -> list[SearchHit]:
-    return await store.search_documents(DocumentQuery(**{"user_id": "ann", **fields}, query=text, embedding=embedding))
-
-
-async def found(store: Store, text: str = "", embedding: bytes = EAST, **fields: Any) -> list[str]:
-    return [hit.id for hit in await search(store, text, embedding, **fields)]
-
-
-def message(
-    message_id: str,
-    text: str = "",
-    embedding: bytes = EAST,
-    minute: int = 0,
-    user: str = "ann",
-    conversation: str = "c",
-) -> Message:
-    return Message(
-        message_id=message_id,
-        user_id=user,
-        conversation_id=conversation,
-        message_type="human",
-        text=text,
-        timestamp=NOON + timedelta(minutes=minute),
-        embedding=embedding,
-    )
-
-
-def memory(memory_id: str, embedding: bytes = EAST, importance: float = 0.5, **fields: Any) -> MemoryNode:
-    defaults: dict[str, Any] = {
-        "user_id": "ann",
-        "content": f"content of {memory_id}",
-        "summary": f"summary of {memory_id}",
-        "source_messages": [f"message of {memory_id}"],
-        "created_at": NOON,
-    }
-    return MemoryNode(memory_id=memory_id, importance=importance, embedding=embedding, **{**defaults, **fields})
-
-
-def retrieval(text: str = "", embedding: bytes = EAST, **fields: Any) -> MemoryQuery:
-    return MemoryQuery(**{"user_id": "ann", "retrieval_id": "r", **fields}, text=text, embedding=embedding)
-
-
-def entry(entry_id: str, query_hash: str, embedding: bytes = EAST, minutes: int = 60, **fields: Any) -> CacheEntry:
-    defaults: dict[str, Any] = {
-        "user_id": "ann",
-        "query": f"query of {entry_id}",
-        "response": f"response of {entry_id}",
-        "created_at": NOON,
-        "expires_at": NOON + timedelta(minutes=minutes),
-    }
-    return CacheEntry(entry_id=entry_id, query_hash=query_hash, embedding=embedding, **{**defaults, **fields})
-
-
-@contextmanager
-def fails(kind: str, *parts: str) -> Iterator[None]:
-    """The block fails with `failure(kind, …)`, whose message holds every one of `parts`."""
-    with pytest.raises(ApplicationError) as error:
-        yield
-    assert error.value.type == kind, error.value.message
-    assert error.value.non_retryable == (kind != "unavailable")
-    assert [part for part in parts if part not in error.value.message] == [], error.value.message
-
+from tests.contract.records import (
+    EAST,
+    MODEL,
+    NOON,
+    NORTH,
+    NORTH_EAST,
+    NOWHERE,
+    WEST,
+    Engine,
+    chunk,
+    entry,
+    fails,
+    found,
+    memory,
+    message,
+    put,
+    retrieval,
+    search,
+)
 
 # Search
 
@@ -1275,7 +1163,7 @@ class Peer:
     """A process that does what it is told, a line each way at a time."""
 
     def __init__(self, program: str, number: int, engine: Engine) -> None:
-        command = [sys.executable, __file__, program, str(number), engine.name, engine.target]
+        command = [sys.executable, "-m", __spec__.name, program, str(number), engine.name, engine.target]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def tell(self, line: str) -> None:
