@@ -104,6 +104,24 @@ class HybridSearchResult(Model):
     results: list[SearchHit] = Field(description="Best first.")
 
 
+class ExternalCollection(Model):
+    """A collection that somebody else fills, with the fields and search indexes that it has already."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[^.$/\\ ]+\.[^$]+$", description="database.collection, as callers name it.")
+    text_field: str = Field(min_length=1, description="Field that is the text, and is searched by keyword.")
+    vector_field: str = Field(min_length=1, description="Field with vectors of the configured embedding model.")
+    vector_index: str = Field(min_length=1, description="Its vector search index.")
+    text_index: str = Field(min_length=1, description="Its full-text search index.")
+    user_field: str | None = Field(
+        description="Field with the id of the user whose record it is; null where all users may see all records."
+    )
+    filter_fields: list[str] = Field(
+        default_factory=list, description="Fields that a filter may name: those indexed for it in both indexes."
+    )
+
+
 # Conversations and memory
 
 

@@ -1,16 +1,24 @@
 """Every option, documented once: environment variables, or lines of a `.env` file in the working folder."""
 
+import json
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from dotenv import load_dotenv
 from platformdirs import user_data_path
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from activities.models import ExternalCollection
 
 LOCAL_EMBEDDING_MODEL = "local.multilingual-e5-small"
 LOCAL_TEXT_MODEL = "local.extractive"
+
+# Strict, so that what is shown as the hosts never holds a piece of a password that wasn't percent-encoded.
+_HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.%-]+)(?::\d{1,5})?"
+_CONNECTION_STRING = re.compile(rf"mongodb(?:\+srv)?://(?:[^@/?#\s]*@)?(?P<hosts>{_HOST}(?:,{_HOST})*)(?:[/?][^@\s]*)?")
 
 
 class SettingsError(Exception):
@@ -49,7 +57,23 @@ class Settings(BaseSettings):
         default="durable-context", description="Task queue; deployments that share a namespace need one each."
     )
 
-    mongodb_uri: SecretStr | None = Field(default=None, description="MongoDB Atlas. Not available yet: leave unset.")
+    mongodb_uri: SecretStr | None = Field(
+        default=None,
+        description="Connection string of MongoDB Atlas (mongodb+srv://…), for the store. TLS, MONGODB-AWS and X.509 as "
+        "the string says.",
+    )
+    db_name: str = Field(default="durable_context", description="Atlas: database.")
+    documents_collection: str = Field(default="documents", description="Atlas: collection of document chunks.")
+    conversations_collection: str = Field(default="conversations", description="Atlas: collection of messages.")
+    memory_nodes_collection: str = Field(default="memory_nodes", description="Atlas: collection of memories.")
+    cache_collection: str = Field(default="cache", description="Atlas: collection of cached answers.")
+    vector_quantization: Literal["none", "scalar"] = Field(
+        default="none", description="Atlas: whether vector indexes keep one byte for each dimension instead of four."
+    )
+    external_collections: Annotated[list[ExternalCollection], NoDecode] = Field(
+        default_factory=list,
+        description="Atlas: JSON list of collections that are there already and that hybrid_search may search.",
+    )
 
     aws_region: str | None = Field(
         default=None, description="Region of Amazon Bedrock; credentials as boto3 finds them."
@@ -106,11 +130,48 @@ class Settings(BaseSettings):
 
     @field_validator("mongodb_uri")
     @classmethod
-    def _refuse_atlas(cls, value: SecretStr | None) -> SecretStr | None:
-        # Refusing beats ignoring: whoever sets it believes that their records go to Atlas.
-        if value is not None:
-            raise ValueError("this version has the embedded store only; unset it")
+    def _is_connection_string(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _CONNECTION_STRING.fullmatch(value.get_secret_value()):
+            raise ValueError(
+                "must be mongodb+srv://user:password@host/ or mongodb://…, with special characters of user and "
+                "password percent-encoded"
+            )
         return value
+
+    @field_validator("db_name")
+    @classmethod
+    def _is_database(cls, value: str) -> str:
+        if not re.fullmatch(r"[^/\\. \"$*<>:|?\0]{1,38}", value):
+            raise ValueError('must have 1 to 38 characters, none of them a space or one of / \\ . " $ * < > : | ?')
+        return value
+
+    @field_validator(
+        "documents_collection", "conversations_collection", "memory_nodes_collection", "cache_collection"
+    )
+    @classmethod
+    def _is_collection(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}", value) or value.startswith("system."):
+            raise ValueError("must be a letter or underscore and then letters, digits, and _ . -, 100 at most")
+        return value
+
+    @field_validator("external_collections", mode="before")
+    @classmethod
+    def _from_json(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            try:
+                return json.loads(value)
+            except ValueError:
+                raise ValueError("must be a JSON list of objects; the README shows one") from None
+        return value
+
+    @model_validator(mode="after")
+    def _fits_the_store(self) -> Self:
+        if self.external_collections and self.mongodb_uri is None:
+            raise ValueError("EXTERNAL_COLLECTIONS needs MONGODB_URI")
+        names = self.collection_names.values()
+        if len(set(names)) < len(names):
+            raise ValueError("the four Atlas collections need names of their own: see DOCUMENTS_COLLECTION and so on")
+        return self
 
     @field_validator("durable_context_home")
     @classmethod
@@ -139,6 +200,28 @@ class Settings(BaseSettings):
     @property
     def text_is_local(self) -> bool:
         return self.llm_model_id.startswith("local.")
+
+    @property
+    def store_is_remote(self) -> bool:
+        return self.mongodb_uri is not None
+
+    @property
+    def collection_names(self) -> dict[str, str]:
+        """What the store's four collections are called in Atlas."""
+        return {
+            "documents": self.documents_collection,
+            "conversations": self.conversations_collection,
+            "memory_nodes": self.memory_nodes_collection,
+            "cache": self.cache_collection,
+        }
+
+    @property
+    def store_name(self) -> str:
+        """Which store it is, in a few words without a secret: the file, or Atlas's hosts and database."""
+        if self.mongodb_uri is None:
+            return str(self.store_path)
+        parts = _CONNECTION_STRING.fullmatch(self.mongodb_uri.get_secret_value())
+        return f"{parts['hosts'] if parts else ''}/{self.db_name}"
 
     @property
     def store_path(self) -> Path:
@@ -194,7 +277,13 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'][:1]).upper()}: {item['msg'].removeprefix('Value error, ')}"
+            f"{_setting(item['loc'])}{item['msg'].removeprefix('Value error, ')}"
             for item in error.errors(include_url=False, include_input=False)
         )
         raise SettingsError(f"Can't use the settings. {problems}.") from None
+
+
+def _setting(location: tuple[int | str, ...]) -> str:
+    """The name of the setting that is wrong, and the place in it; nothing where several don't fit together."""
+    name, *rest = [str(part) for part in location] or [""]
+    return f"{name.upper()}{''.join(f'[{part}]' for part in rest)}: " if name else ""
