@@ -17,57 +17,24 @@ import apsw
 from activities.errors import failure
 from activities.store.filters import Condition, Node, Scalar
 from activities.store.fusion import candidates, fuse
+from activities.store.words import UNSPACED, terms_of
 
 Row = tuple[Any, ...]
 
-MAX_TERMS = 64
-"""Most words of a query that are looked up."""
 MAX_NEAREST = 4096
 """The largest k that vec0 takes."""
 
-# Scripts written without spaces, which unicode61 would index as one token a sentence.
-_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_CHARACTER = re.compile(rf"[{_UNSPACED}]")
-_TERM = re.compile(rf"([{_UNSPACED}]+)|[^\W_{_UNSPACED}]+")
-
-_FUNCTION_WORDS = frozenset(
-    re.findall(
-        r"\w+",
-        """
-        a about after again all also am an and any are as at be because been before being between both but by
-        can could did do does doing down during each few for from further had has have having he her here hers
-        him his how i if in into is it its just me more most my no nor not of off on once only or other our ours
-        out over own s same she should so some such t than that the their theirs them then there these they this
-        those through to too under until up very was we were what when where which while who whom why will with
-        would you your yours
-        """,
-    )
-)
-
-
 def _indexed(text: str) -> str:
     """`text` as the full-text index takes it: characters of unspaced scripts stand alone."""
-    return _CHARACTER.sub(r" \g<0> ", normalize("NFC", text))
+    return re.sub(rf"[{UNSPACED}]", r" \g<0> ", normalize("NFC", text))
 
 
 def _match(query: str) -> str:
-    """The words of `query` as FTS5 strings joined by OR; empty where it has none.
+    """The terms of `query` as FTS5 strings joined by OR; empty where it has none.
 
-    Only letters and digits get this far, so nothing in a query is ever FTS5 syntax. Runs of an unspaced script become
-    phrases of two characters. English function words count only where there is nothing else: they match nearly every
-    text, and in a small collection BM25 takes the rarer ones for what the question is about.
+    Only letters and digits get this far, so nothing in a query is ever FTS5 syntax.
     """
-    terms: dict[str, None] = {}
-    for word in _TERM.finditer(normalize("NFC", query)):
-        run = word[1]
-        if run is None:
-            terms[word[0].lower()] = None
-        else:
-            terms.update(dict.fromkeys(" ".join(run[i : i + 2]) for i in range(max(1, len(run) - 1))))
-        if len(terms) >= MAX_TERMS:
-            break
-    telling = [term for term in terms if term not in _FUNCTION_WORDS] or list(terms)
-    return " OR ".join(f'"{term}"' for term in telling[:MAX_TERMS])
+    return " OR ".join(f'"{term}"' for term in terms_of(query))
 
 
 def _types(value: Scalar) -> str:

@@ -49,6 +49,9 @@ class Engine:
             return SqliteStore(Path(self.target))
         raise ValueError(self.name)
 
+    async def prepare(self, model: EmbeddingModel) -> None:
+        """Do what an operator does before a store is opened with `model`."""
+
 
 def chunk(chunk_id: str, text: str = "", embedding: bytes = EAST, **fields: Any) -> Chunk:
     defaults: dict[str, Any] = {
