@@ -6,6 +6,7 @@ their cosine. In a workflow history they are base64, never JSON lists of floats.
 
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import sqrt
 from sys import byteorder
 from typing import Any, Literal
@@ -46,6 +47,9 @@ class EmbeddingModel(Model):
     model_id: str
     dimensions: int = Field(ge=1)
 
+    def __str__(self) -> str:
+        return f"{self.model_id} ({self.dimensions} dimensions)"
+
 
 # Embedding
 
@@ -57,6 +61,53 @@ class EmbedParams(Model):
 
 class Embeddings(Model):
     vectors: list[bytes]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Which text of a record is embedded, and on which side."""
+
+    field: str
+    side: Side
+
+
+EMBEDDED: dict[str, Embedded] = {
+    "documents": Embedded("text", "passage"),
+    "conversations": Embedded("text", "passage"),
+    "memory_nodes": Embedded("content", "passage"),
+    # Two queries are compared with each other, so both are embedded on the same side.
+    "cache": Embedded("query", "query"),
+}
+"""By collection of the store."""
+
+
+# Another embedding model
+
+
+class RecordText(Model):
+    """A record of a collection, and the text to embed of it."""
+
+    record_id: str
+    text: str
+
+
+class RecordEmbedding(RecordText):
+    """The same with the text's embedding."""
+
+    embedding: bytes
+
+
+class Reembedding(Model):
+    """How far a store's records have been embedded with another model."""
+
+    filled_by: EmbeddingModel = Field(description="Which model's vectors the collections are searched by.")
+    records: int = Field(description="Records in all collections.")
+    embedded: int = Field(description="Those of them that have a vector of the other model.")
+
+
+class ReembedCollectionParams(Model):
+    model: EmbeddingModel
+    collection: str
 
 
 # Documents

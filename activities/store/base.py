@@ -4,6 +4,9 @@ import asyncio
 from datetime import datetime
 from typing import Protocol
 
+from temporalio.exceptions import ApplicationError
+
+from activities.errors import failure
 from activities.models import (
     CacheEntry,
     CacheMatch,
@@ -15,11 +18,24 @@ from activities.models import (
     MemoryQuery,
     Message,
     Recollection,
+    RecordEmbedding,
+    RecordText,
+    Reembedding,
     SearchHit,
 )
 
 RRF_K = 60
 """Rank constant of reciprocal rank fusion: Cormack, Clarke and Büttcher, SIGIR 2009."""
+
+
+def mismatch(collection: str, filled_by: EmbeddingModel, model: EmbeddingModel) -> ApplicationError:
+    """What opening a collection that is filled by one model with another fails with."""
+    return failure(
+        "model_mismatch",
+        f"collection '{collection}' was filled by the embedding model {filled_by} and can't be used with {model}: run "
+        f"`durable-context reembed` to move every collection to {model.model_id}, or set EMBEDDING_MODEL_ID and "
+        f"EMBEDDING_DIMENSIONS back to {filled_by}",
+    )
 
 
 class Store(Protocol):
@@ -123,6 +139,54 @@ class Store(Protocol):
         """Remove every entry that expired before `now`; answer how many."""
         ...
 
+    # Another embedding model
+    #
+    # These work on a store that isn't open, and that can't be while another model fills it. Each connects by itself and
+    # keeps nothing between calls, so that any worker can run any of them; `close` releases what they connected.
+    # Meanwhile the store is searched and written with the old vectors. All but the first raise `model_mismatch` where
+    # no move to `model` is under way: none was begun, or one to yet another model has been since.
+
+    async def begin_reembedding(self, model: EmbeddingModel) -> None:
+        """Make room for vectors of `model` beside those in use. Idempotent.
+
+        What was left of a move to yet another model is dropped. Where `model` fills the collections already there is
+        nothing to do, and where none does yet, `model` does from here on.
+        """
+        ...
+
+    async def texts_to_embed(self, model: EmbeddingModel, collection: str, limit: int) -> list[RecordText]:
+        """Up to `limit` records of a collection that have no vector of `model` yet, with the text to embed of each.
+
+        None are left where the list is empty. Which text it is, `EMBEDDED` says.
+        """
+        ...
+
+    async def put_embeddings(self, model: EmbeddingModel, collection: str, embedded: list[RecordEmbedding]) -> None:
+        """Store vectors of `model`; one of zeros counts as a vector.
+
+        A record whose text is no longer the one that was embedded, or that is gone, is left out. The new vector of a
+        record that is replaced, changed or removed later goes with it.
+
+        Raises:
+            ApplicationError: `rejected` for a vector of another length, or one that isn't finite.
+        """
+        ...
+
+    async def reembedding_progress(self, model: EmbeddingModel) -> Reembedding:
+        """How many records have a vector of `model`: all of them once it fills the collections."""
+        ...
+
+    async def finish_reembedding(self, model: EmbeddingModel) -> bool:
+        """Switch every collection to `model` at once, so that no search sees vectors of two models.
+
+        Whoever has the store open with the old model fails with `model_mismatch` from then on.
+
+        Returns:
+            False where records without a vector of `model` have come meanwhile, and nothing was switched: embed those
+            and call again. True where `model` fills the collections, be it already.
+        """
+        ...
+
 
 class OpenedStore:
     """Opens a store at its first use, so that a process starts, and says what is wrong, while the engine is away."""
@@ -144,6 +208,11 @@ class OpenedStore:
                 if not self._opened:
                     await self._store.open(self._model)
                     self._opened = True
+        return self._store
+
+    @property
+    def unopened(self) -> Store:
+        """The store as it is, for what works on one that another model fills."""
         return self._store
 
     async def close(self) -> None:

@@ -5,15 +5,12 @@ every write is one `BEGIN IMMEDIATE` transaction over a table, its vectors and i
 """
 
 import json
-from array import array
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from math import isfinite
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import apsw
-from temporalio.exceptions import ApplicationError
 
 from activities.errors import failure
 from activities.models import (
@@ -29,13 +26,19 @@ from activities.models import (
     MemoryQuery,
     Message,
     Recollection,
+    RecordEmbedding,
+    RecordText,
+    Reembedding,
     RelatedMessage,
     SearchHit,
     SimilarMemory,
 )
+from activities.store import sqlite_reembed
+from activities.store.base import mismatch
 from activities.store.filters import parse_filter
 from activities.store.likeness import numbers_in
-from activities.store.sqlite_database import Database
+from activities.store.sqlite_database import Database, Work
+from activities.store.sqlite_schema import filled_by, prepare
 from activities.store.sqlite_search import (
     add_vector,
     chunks_of,
@@ -46,70 +49,16 @@ from activities.store.sqlite_search import (
     messages_of,
     nearest,
     remove,
+    searchable,
 )
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
 
-SCHEMA_VERSION = 1
 NEIGHBOURS = 2
 """Most messages on either side that a recalled one comes with."""
 ACCESSES_KEPT = 32
 """How many retrievals a memory remembers, so that one that runs again isn't counted twice."""
-
-# vec0 allocates a whole chunk for each partition, so a user with one vector pays for this many. Smaller chunks didn't
-# search slower in measurements down to 16; at 384 dimensions 32 costs a new user 50 KB in each table, 256 costs 400 KB.
-_CHUNK_SIZE = 32
-
-_VECTOR_COLUMNS = {
-    "documents": "user_id text partition key, collection text partition key",
-    "conversations": "user_id text partition key",
-    "memory_nodes": "user_id text partition key",
-    "cache": "user_id text partition key, expires_at integer",
-}
-
-_SCHEMA = """
-create table collections(name text primary key, model_id text not null, dimensions integer not null) without rowid;
-
-create table documents(
-    id integer primary key, chunk_id text not null unique, user_id text not null, collection text not null,
-    source text not null, position integer not null, content_hash text not null, metadata text not null,
-    text text not null
-);
-create index documents_source on documents(user_id, collection, source);
-
-create table conversations(
-    id integer primary key, message_id text not null unique, user_id text not null, conversation_id text not null,
-    timestamp integer not null, message_type text not null, text text not null
-);
-create index conversations_time on conversations(user_id, conversation_id, timestamp);
-
-create table memory_nodes(
-    id integer primary key, memory_id text not null unique, user_id text not null, created_at integer not null,
-    importance real not null, access_count integer not null default 0, accesses text not null default '[]',
-    level integer not null, parent text, content text not null, summary text not null
-);
-create index memory_nodes_user on memory_nodes(user_id, importance);
-create table memory_sources(
-    id integer primary key, user_id text not null, message_id text not null, reinforced integer not null,
-    node integer not null references memory_nodes(id) on delete cascade, unique(user_id, message_id)
-);
-create index memory_sources_node on memory_sources(node);
-
-create table cache(
-    id integer primary key, entry_id text not null unique, user_id text not null, query_hash text not null,
-    created_at integer not null, expires_at integer not null, embedding blob not null, query text not null,
-    response text not null, unique(user_id, query_hash)
-);
-create index cache_expiry on cache(expires_at);
-
-create virtual table documents_text using fts5(
-    owner, text, content = '', tokenize = 'porter unicode61 remove_diacritics 2');
-create virtual table conversations_text using fts5(
-    owner, text, content = '', tokenize = 'porter unicode61 remove_diacritics 2');
-insert into documents_text(documents_text, rank) values('secure-delete', 1);
-insert into conversations_text(conversations_text, rank) values('secure-delete', 1);
-"""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -144,41 +93,6 @@ def _collections(db: apsw.Connection, user_id: str) -> list[str]:
     return [cast(str, name) for (name,) in db.execute(sql, (user_id,))]
 
 
-def _prepare(db: apsw.Connection, model: EmbeddingModel) -> None:
-    """Create what is missing and settle which model fills the collections."""
-    version = db.pragma("user_version")
-    if version > SCHEMA_VERSION:
-        raise failure(
-            "rejected",
-            f"the database was made by a newer durable-context (schema {version}, this one knows {SCHEMA_VERSION}): "
-            "upgrade, or set DURABLE_CONTEXT_HOME to another folder",
-        )
-    if version == 0:
-        db.execute(_SCHEMA)
-        db.pragma("user_version", SCHEMA_VERSION)
-    recorded = db.execute("select model_id, dimensions from collections limit 1").fetchone()
-    if recorded == (model.model_id, model.dimensions):
-        return
-    for table, columns in _VECTOR_COLUMNS.items():
-        if recorded and db.execute(f"select exists (select 1 from {table})").get:
-            raise _mismatch(table, recorded, model)
-        db.execute(f"drop table if exists {table}_vectors")
-        db.execute(
-            f"create virtual table {table}_vectors using vec0({columns}, "
-            f"embedding float[{model.dimensions}] distance_metric=cosine, chunk_size={_CHUNK_SIZE})"
-        )
-        db.execute("insert or replace into collections values(?, ?, ?)", (table, model.model_id, model.dimensions))
-
-
-def _mismatch(table: str, recorded: Row, model: EmbeddingModel) -> ApplicationError:
-    return failure(
-        "model_mismatch",
-        f"collection '{table}' was filled by the embedding model {recorded[0]} ({recorded[1]} dimensions) and can't be "
-        f"used with {model.model_id} ({model.dimensions} dimensions): set EMBEDDING_MODEL_ID back to {recorded[0]}, or "
-        "set DURABLE_CONTEXT_HOME to another folder and ingest again",
-    )
-
-
 class SqliteStore:
     """`Store` in one SQLite file.
 
@@ -195,7 +109,7 @@ class SqliteStore:
     async def open(self, model: EmbeddingModel) -> None:
         self._database.start()
         try:
-            await self._database.run("exclusive", lambda db: _prepare(db, model))
+            await self._database.run("exclusive", lambda db: prepare(db, model))
         except BaseException:
             await self.close()
             raise
@@ -203,6 +117,7 @@ class SqliteStore:
 
     async def close(self) -> None:
         await self._database.stop()
+        self._model = None
 
     async def ping(self) -> str:
         version = await self._read(lambda db: db.execute("select vec_version() from collections limit 1").get)
@@ -445,22 +360,34 @@ class SqliteStore:
 
         return await self._write(work)
 
+    # Another embedding model
+
+    async def begin_reembedding(self, model: EmbeddingModel) -> None:
+        await self._reembed("exclusive", lambda db: sqlite_reembed.begin(db, model))
+
+    async def texts_to_embed(self, model: EmbeddingModel, collection: str, limit: int) -> list[RecordText]:
+        return await self._reembed("deferred", lambda db: sqlite_reembed.texts(db, model, collection, limit))
+
+    async def put_embeddings(self, model: EmbeddingModel, collection: str, embedded: list[RecordEmbedding]) -> None:
+        await self._reembed("immediate", lambda db: sqlite_reembed.put(db, model, collection, embedded))
+
+    async def reembedding_progress(self, model: EmbeddingModel) -> Reembedding:
+        return await self._reembed("deferred", lambda db: sqlite_reembed.progress(db, model))
+
+    async def finish_reembedding(self, model: EmbeddingModel) -> bool:
+        return await self._reembed("exclusive", lambda db: sqlite_reembed.finish(db, model))
+
     # Transactions
 
-    def _vector(self, embedding: bytes) -> bytes | None:
-        """Check an embedding; answer None for a vector of zeros, whose cosine with anything is undefined."""
+    @property
+    def _opened_with(self) -> EmbeddingModel:
         if self._model is None:
             raise failure("unavailable", "the store isn't open")
-        dimensions = len(embedding) / 4
-        if dimensions != self._model.dimensions:
-            raise failure(
-                "rejected",
-                f"the embedding has {dimensions:g} dimensions, but {self._model.model_id} has {self._model.dimensions}",
-            )
-        values = array("f", embedding)
-        if not isfinite(sum(values)):
-            raise failure("rejected", "the embedding holds a number that isn't finite")
-        return embedding if any(values) else None
+        return self._model
+
+    def _vector(self, embedding: bytes) -> bytes | None:
+        """An embedding as it is indexed; None for a vector of zeros."""
+        return searchable(embedding, self._opened_with)
 
     async def _read(self, work: Callable[[apsw.Connection], T]) -> T:
         """Run `work` on one state of the database."""
@@ -471,8 +398,13 @@ class SqliteStore:
         return await self._database.run("immediate", lambda db: self._checked(db, work))
 
     def _checked(self, db: apsw.Connection, work: Callable[[apsw.Connection], T]) -> T:
-        """Run `work` unless another process has given the collections, empty until then, to another model."""
-        recorded = db.execute("select model_id, dimensions from collections limit 1").get
-        if self._model and recorded != (self._model.model_id, self._model.dimensions):
-            raise _mismatch("documents", recorded, self._model)
+        """Run `work` unless another process has given the collections to another model since."""
+        recorded = filled_by(db)
+        if recorded and recorded != self._opened_with:
+            raise mismatch("documents", recorded, self._opened_with)
         return work(db)
+
+    async def _reembed(self, mode: Literal["deferred", "immediate", "exclusive"], work: Work[T]) -> T:
+        """Run `work` on the store, open or not."""
+        self._database.start()
+        return await self._database.run(mode, work)

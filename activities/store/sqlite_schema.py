@@ -1,0 +1,137 @@
+"""What the embedded store's file holds: its tables, how earlier ones are upgraded, and which model fills them."""
+
+import apsw
+
+from activities.errors import failure
+from activities.models import EMBEDDED, EmbeddingModel
+from activities.store.base import mismatch
+
+SCHEMA_VERSION = 2
+
+# vec0 allocates a whole chunk for each partition, so a user with one vector pays for this many. Smaller chunks didn't
+# search slower in measurements down to 16; at 384 dimensions 32 costs a new user 50 KB in each table, 256 costs 400 KB.
+_CHUNK_SIZE = 32
+
+VECTOR_COLUMNS = {
+    "documents": {"user_id": "text partition key", "collection": "text partition key"},
+    "conversations": {"user_id": "text partition key"},
+    "memory_nodes": {"user_id": "text partition key"},
+    "cache": {"user_id": "text partition key", "expires_at": "integer"},
+}
+"""What the vectors of each collection are kept with, in the table `<collection>_vectors`."""
+
+_SCHEMA = """
+create table collections(name text primary key, model_id text not null, dimensions integer not null) without rowid;
+
+create table documents(
+    id integer primary key, chunk_id text not null unique, user_id text not null, collection text not null,
+    source text not null, position integer not null, content_hash text not null, metadata text not null,
+    text text not null
+);
+create index documents_source on documents(user_id, collection, source);
+
+create table conversations(
+    id integer primary key, message_id text not null unique, user_id text not null, conversation_id text not null,
+    timestamp integer not null, message_type text not null, text text not null
+);
+create index conversations_time on conversations(user_id, conversation_id, timestamp);
+
+create table memory_nodes(
+    id integer primary key, memory_id text not null unique, user_id text not null, created_at integer not null,
+    importance real not null, access_count integer not null default 0, accesses text not null default '[]',
+    level integer not null, parent text, content text not null, summary text not null
+);
+create index memory_nodes_user on memory_nodes(user_id, importance);
+create table memory_sources(
+    id integer primary key, user_id text not null, message_id text not null, reinforced integer not null,
+    node integer not null references memory_nodes(id) on delete cascade, unique(user_id, message_id)
+);
+create index memory_sources_node on memory_sources(node);
+
+create table cache(
+    id integer primary key, entry_id text not null unique, user_id text not null, query_hash text not null,
+    created_at integer not null, expires_at integer not null, embedding blob not null, query text not null,
+    response text not null, unique(user_id, query_hash)
+);
+create index cache_expiry on cache(expires_at);
+
+create virtual table documents_text using fts5(
+    owner, text, content = '', tokenize = 'porter unicode61 remove_diacritics 2');
+create virtual table conversations_text using fts5(
+    owner, text, content = '', tokenize = 'porter unicode61 remove_diacritics 2');
+insert into documents_text(documents_text, rank) values('secure-delete', 1);
+insert into conversations_text(conversations_text, rank) values('secure-delete', 1);
+"""
+
+# Vectors of the model that the collections move to, each under the row of its record; what removes a record or changes
+# its text, in any process and release, removes its new vector too.
+_REEMBEDDING = """
+create table reembedding(model_id text not null, dimensions integer not null);
+create table reembedded(
+    id integer primary key, collection text not null, record integer not null, embedding blob not null,
+    unique(collection, record)
+);
+""" + "".join(
+    f"""
+create trigger {table}_{name} after {event} on {table} begin
+    delete from reembedded where collection = '{table}' and record = old.id;
+end;
+"""
+    for table, embedded in EMBEDDED.items()
+    for name, event in (("removed", "delete"), ("changed", f"update of id, {embedded.field}"))
+)
+
+
+def upgrade(db: apsw.Connection) -> None:
+    """Create what is missing.
+
+    Raises:
+        ApplicationError: `rejected` where a newer release made the file.
+    """
+    version = db.pragma("user_version")
+    if version > SCHEMA_VERSION:
+        raise failure(
+            "rejected",
+            f"the database was made by a newer durable-context (schema {version}, this one knows {SCHEMA_VERSION}): "
+            "upgrade, or set DURABLE_CONTEXT_HOME to another folder",
+        )
+    if version < 1:
+        db.execute(_SCHEMA)
+    if version < 2:
+        db.execute(_REEMBEDDING)
+    if version < SCHEMA_VERSION:
+        db.pragma("user_version", SCHEMA_VERSION)
+
+
+def filled_by(db: apsw.Connection) -> EmbeddingModel | None:
+    """The model whose vectors the collections hold; None where nobody has opened the store yet."""
+    recorded = db.execute("select model_id, dimensions from collections limit 1").fetchone()
+    return EmbeddingModel(model_id=recorded[0], dimensions=recorded[1]) if recorded else None
+
+
+def make_vector_tables(db: apsw.Connection, model: EmbeddingModel) -> None:
+    """Make the tables of vectors anew, empty and of the length of `model`'s, and record that it fills them."""
+    for table, columns in VECTOR_COLUMNS.items():
+        db.execute(f"drop table if exists {table}_vectors")
+        kept = ", ".join(f"{name} {kind}" for name, kind in columns.items())
+        db.execute(
+            f"create virtual table {table}_vectors using vec0({kept}, "
+            f"embedding float[{model.dimensions}] distance_metric=cosine, chunk_size={_CHUNK_SIZE})"
+        )
+        db.execute("insert or replace into collections values(?, ?, ?)", (table, model.model_id, model.dimensions))
+
+
+def prepare(db: apsw.Connection, model: EmbeddingModel) -> None:
+    """Create what is missing and settle which model fills the collections.
+
+    Raises:
+        ApplicationError: `model_mismatch` where another one does; collections without records take any.
+    """
+    upgrade(db)
+    recorded = filled_by(db)
+    if recorded == model:
+        return
+    for table in VECTOR_COLUMNS:
+        if recorded and db.execute(f"select exists (select 1 from {table})").get:
+            raise mismatch(table, recorded, model)
+    make_vector_tables(db, model)
