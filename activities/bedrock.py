@@ -15,7 +15,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.bedrock_errors import Called, explain
-from activities.embedding_models import base_model_id, embedding_family, shown_model_id
+from activities.embedding_models import embedding_family, embedding_model, shown_model_id
 from activities.errors import failure
 from activities.models import (
     EmbeddingModel,
@@ -142,16 +142,7 @@ class BedrockEmbeddings:
 
     def __init__(self, model_id: str, dimensions: int | None, region: str | None, endpoint_url: str | None) -> None:
         self._family = embedding_family(model_id)
-        allowed = self._family.dimensions
-        if dimensions is not None and dimensions not in allowed:
-            choice = ", ".join(str(number) for number in allowed)
-            raise failure(
-                "not_configured",
-                f"EMBEDDING_DIMENSIONS {dimensions} isn't a length that model {shown_model_id(model_id)} offers; "
-                f"use {choice}, or unset it.",
-            )
-        # An inference profile changes where a model runs, not its vectors: a collection goes by the model.
-        self._model = EmbeddingModel(model_id=base_model_id(model_id), dimensions=dimensions or allowed[0])
+        self._model = embedding_model(model_id, dimensions)
         self._runtime = _Runtime(model_id, "EMBEDDING_MODEL_ID", region, endpoint_url, EMBED_SECONDS)
 
     @property

@@ -10,7 +10,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.bedrock import BedrockEmbeddings
 from activities.errors import failure
-from activities.models import Chunk, IngestSourceParams, SourceOutcome
+from activities.models import EMBEDDED, Chunk, IngestSourceParams, SourceOutcome
 from activities.store.base import OpenedStore
 
 MARKDOWN_SUFFIXES = frozenset({".md", ".markdown"})
@@ -105,7 +105,8 @@ class DocumentActivities:
         pieces = await asyncio.to_thread(chunk_text, text, markdown)
         vectors: list[bytes] = []
         for start in range(0, len(pieces), EMBEDDING_BATCH):
-            vectors += await self._embeddings.embed(pieces[start : start + EMBEDDING_BATCH], "passage")
+            batch = pieces[start : start + EMBEDDING_BATCH]
+            vectors += await self._embeddings.embed(batch, EMBEDDED["documents"].side)
             activity.heartbeat(len(vectors), len(pieces))
         title = title_of(text, path)
         # The model's id is not part of a chunk's id: the store keeps one model for a collection.

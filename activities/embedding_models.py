@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from activities.errors import failure
-from activities.models import Side
+from activities.models import EmbeddingModel, Side
 
 Body = dict[str, Any]
 
@@ -122,6 +122,28 @@ def embedding_family(model_id: str) -> EmbeddingFamily:
             f"one of {known}, or an inference profile named after one.",
         )
     return family
+
+
+def embedding_model(model_id: str, dimensions: int | None) -> EmbeddingModel:
+    """What fills a collection where the embedding model is `model_id`.
+
+    Args:
+        model_id: A foundation model's id, an inference profile's id, or the ARN of either.
+        dimensions: Length of the vectors; None for the model's default.
+
+    Raises:
+        ApplicationError: `not_configured` where the model isn't known, or can't have these dimensions.
+    """
+    allowed = embedding_family(model_id).dimensions
+    if dimensions is not None and dimensions not in allowed:
+        choice = ", ".join(str(number) for number in allowed)
+        raise failure(
+            "not_configured",
+            f"EMBEDDING_DIMENSIONS {dimensions} isn't a length that model {shown_model_id(model_id)} offers; "
+            f"use {choice}, or unset it.",
+        )
+    # An inference profile changes where a model runs, not its vectors: a collection goes by the model.
+    return EmbeddingModel(model_id=base_model_id(model_id), dimensions=dimensions or allowed[0])
 
 
 def shown_model_id(model_id: str) -> str:

@@ -116,6 +116,7 @@ def build_activities(settings: Settings, parts: Parts) -> list[object]:
     from activities.cache import CacheActivities, default_threshold
     from activities.documents import DocumentActivities
     from activities.memory import MemoryActivities
+    from activities.reembed import ReembedActivities
     from activities.search import SearchActivities
     from activities.web import WebActivities
 
@@ -128,6 +129,7 @@ def build_activities(settings: Settings, parts: Parts) -> list[object]:
         CacheActivities(parts.store, threshold),
         DocumentActivities(parts.store, parts.embeddings),
         MemoryActivities(parts.store, parts.text, settings.memory_budget),
+        ReembedActivities(parts.store.unopened, parts.embeddings),
         SearchActivities(parts.store),
         WebActivities(key.get_secret_value() if key else None, settings.tavily_base_url),
     ]

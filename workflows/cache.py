@@ -8,6 +8,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.bedrock import BedrockActivities
     from activities.cache import CacheActivities, entry_id, query_hash
     from activities.models import (
+        EMBEDDED,
         CacheCheckParams,
         CacheCheckResult,
         CacheEntry,
@@ -19,12 +20,15 @@ with workflow.unsafe.imports_passed_through():
     from workflows.steps import READ_GIVE_UP, step
 
 
+def _query(query: str) -> EmbedParams:
+    return EmbedParams(texts=[query], side=EMBEDDED["cache"].side)
+
+
 @workflow.defn
 class CacheStorageWorkflow:
     @workflow.run
     async def run(self, params: CacheStoreParams) -> CacheStoreResult:
-        # Two queries are compared with each other, so both are embedded on the same side.
-        embedded = await step(BedrockActivities.embed, EmbedParams(texts=[params.query], side="query"))
+        embedded = await step(BedrockActivities.embed, _query(params.query))
         created_at = params.timestamp or workflow.now()
         entry = CacheEntry(
             entry_id=entry_id(params.user_id, params.query),
@@ -47,8 +51,6 @@ class SemanticCacheCheckWorkflow:
         identical = await step(CacheActivities.cached_answer, params, give_up=READ_GIVE_UP)
         if identical.hit:
             return identical
-        embedded = await step(
-            BedrockActivities.embed, EmbedParams(texts=[params.query], side="query"), give_up=READ_GIVE_UP
-        )
+        embedded = await step(BedrockActivities.embed, _query(params.query), give_up=READ_GIVE_UP)
         lookup = CacheLookup(**params.model_dump(), embedding=embedded.vectors[0])
         return await step(CacheActivities.similar_answer, lookup, give_up=READ_GIVE_UP)

@@ -11,6 +11,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.bedrock import BedrockActivities
     from activities.memory import SIGNIFICANCE, MemoryActivities
     from activities.models import (
+        EMBEDDED,
         EmbedParams,
         FormMemoryParams,
         FormMemoryResult,
@@ -38,7 +39,8 @@ MATERIAL_CHARACTERS = 40_000
 class MemoryStorageWorkflow:
     @workflow.run
     async def run(self, params: StoreMemoryParams) -> StoreMemoryResult:
-        embedded = await step(BedrockActivities.embed, EmbedParams(texts=[params.text], side="passage"))
+        side = EMBEDDED["conversations"].side
+        embedded = await step(BedrockActivities.embed, EmbedParams(texts=[params.text], side=side))
         # The workflow's id is the message's: an activity that runs twice writes the same record.
         message = Message(
             message_id=workflow.info().workflow_id,
@@ -89,6 +91,7 @@ class MemoryFormationWorkflow:
             importance=assessment.importance,
             source_messages=[params.message_id],
             created_at=params.timestamp,
+            # The message's own: both collections embed the same text on the same side.
             embedding=params.embedding,
         )
         formed = await step(MemoryActivities.form_memory, node)

@@ -12,6 +12,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 from workflows.cache import CacheStorageWorkflow, SemanticCacheCheckWorkflow
 from workflows.documents import DataIngestionWorkflow
 from workflows.memory import MemoryFormationWorkflow, MemoryRetrievalWorkflow, MemoryStorageWorkflow
+from workflows.reembed import ReembeddingWorkflow
 from workflows.search import HybridSearchWorkflow
 from workflows.web import WebSearchWorkflow
 
@@ -24,6 +25,7 @@ WORKFLOWS: list[type[Any]] = [
     MemoryFormationWorkflow,
     MemoryRetrievalWorkflow,
     MemoryStorageWorkflow,
+    ReembeddingWorkflow,
     SemanticCacheCheckWorkflow,
     WebSearchWorkflow,
 ]
