@@ -49,8 +49,8 @@ from activities.store.sqlite_search import (
     messages_of,
     nearest,
     remove,
-    searchable,
 )
+from activities.store.vectors import searchable
 
 T = TypeVar("T")
 Row = tuple[Any, ...]

@@ -9,7 +9,7 @@ import apsw
 from activities.errors import failure
 from activities.models import EMBEDDED, EmbeddingModel, RecordEmbedding, RecordText, Reembedding
 from activities.store.sqlite_schema import VECTOR_COLUMNS, filled_by, make_vector_tables, prepare, upgrade
-from activities.store.sqlite_search import searchable
+from activities.store.vectors import searchable
 
 _IDS = {"documents": "chunk_id", "conversations": "message_id", "memory_nodes": "memory_id", "cache": "entry_id"}
 

@@ -6,18 +6,15 @@ Each searchable table has two virtual ones beside it: `<table>_vectors` (vec0) a
 
 import json
 import re
-from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from math import isfinite
 from typing import Any, cast
 from unicodedata import normalize
 
 import apsw
 
 from activities.errors import failure
-from activities.models import EmbeddingModel
 from activities.store.filters import Condition, Node, Scalar
 from activities.store.fusion import candidates, fuse
 from activities.store.words import UNSPACED, terms_of
@@ -103,24 +100,6 @@ def chunks_of(user_id: str, collection: str) -> Share:
 
 def messages_of(user_id: str) -> Share:
     return Share("conversations", "message_id", {"user_id": user_id})
-
-
-def searchable(embedding: bytes, model: EmbeddingModel) -> bytes | None:
-    """An embedding by `model` as it is indexed: None for a vector of zeros, whose cosine with anything is undefined.
-
-    Raises:
-        ApplicationError: `rejected` for one of another length, or that isn't finite.
-    """
-    dimensions = len(embedding) / 4
-    if dimensions != model.dimensions:
-        raise failure(
-            "rejected",
-            f"the embedding has {dimensions:g} dimensions, but {model.model_id} has {model.dimensions}",
-        )
-    values = array("f", embedding)
-    if not isfinite(sum(values)):
-        raise failure("rejected", "the embedding holds a number that isn't finite")
-    return embedding if any(values) else None
 
 
 def add_vector(db: apsw.Connection, table: str, row: int, vector: bytes | None, columns: dict[str, Any]) -> None:
