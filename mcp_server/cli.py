@@ -74,6 +74,17 @@ def build_parser() -> argparse.ArgumentParser:
     ingest.add_argument("--collection", type=_name, metavar="NAME", default="documents", help="default: documents")
     ingest.set_defaults(run=_ingest)
 
+    reembed = commands.add_parser(
+        "reembed",
+        help="move the store to another embedding model",
+        description="Embed all documents, messages, memories and cached queries anew with the model that "
+        "EMBEDDING_MODEL_ID names, then switch to it. Servers on the old model go on searching and storing until then; "
+        "restart them with the new settings after it. A run that was interrupted goes on where it was when the command "
+        "is run again.",
+        epilog="example: EMBEDDING_MODEL_ID=amazon.titan-embed-text-v2:0 durable-context reembed",
+    )
+    reembed.set_defaults(run=_reembed)
+
     doctor = commands.add_parser(
         "doctor",
         help="check every piece of the stack",
@@ -168,6 +179,12 @@ def _ingest(options: argparse.Namespace) -> int:
 
     settings = load_settings()
     return asyncio.run(ingest(settings, options.paths, options.user_id or settings.default_user_id, options.collection))
+
+
+def _reembed(_: argparse.Namespace) -> int:
+    from mcp_server.reembed import reembed
+
+    return asyncio.run(reembed(load_settings()))
 
 
 def _doctor(_: argparse.Namespace) -> int:

@@ -427,7 +427,7 @@ class Runtime:
                 result: Result = await typed.result()
                 return result
             except WorkflowFailureError as error:
-                raise CallError(_explain_failure(error), handle.id) from None
+                raise CallError(explain_failure(error), handle.id) from None
             except RPCError as error:
                 if not _passes(error):
                     raise CallError(_explain_rpc(error, self.settings), handle.id) from None
@@ -498,7 +498,7 @@ def _explain_rpc(error: Any, settings: Settings) -> str:
     return f"Temporal refused the request ({error.status.name})."
 
 
-def _explain_failure(error: BaseException) -> str:
+def explain_failure(error: BaseException) -> str:
     """The message in a workflow's failure that an activity worded for the caller, or what else ended the workflow."""
     from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError, TimeoutError
 
