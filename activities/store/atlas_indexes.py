@@ -1,16 +1,18 @@
 """The indexes that the Atlas store needs, and how they differ from those that are there. No driver, only documents."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from activities.models import EmbeddingModel
+from activities.models import EMBEDDED, EmbeddingModel
 from activities.store.words import UNSPACED
 
 Kind = Literal["vectorSearch", "search", "regular"]
 State = Literal["ready", "building", "missing", "differs", "failed"]
 Quantization = Literal["none", "scalar"]
+
+REBUILDING = "rebuilding; its old definition answers meanwhile"
 
 VECTOR_INDEX = "durable_context_vector"
 TEXT_INDEX = "durable_context_text"
@@ -108,6 +110,8 @@ REGULAR_INDEXES = [
     _regular("cache", "entry_id", unique=True),
     _regular("cache", "user_id", "-changed_at"),
     _regular("cache", "expires_at", expireAfterSeconds=0),
+    # Records that wait for a vector of the model that the store moves to: usually none.
+    *(_regular(collection, "awaits", sparse=True) for collection in EMBEDDED),
 ]
 
 
@@ -119,8 +123,7 @@ def compare_regular(index: Index, there: dict[str, Any] | None) -> IndexReport:
     wrong = [
         option for option in ("key", "expireAfterSeconds") if _plain(there.get(option)) != _plain(wanted.get(option))
     ]
-    if bool(there.get("unique")) != bool(wanted.get("unique")):
-        wrong.append("unique")
+    wrong += [option for option in ("unique", "sparse") if bool(there.get(option)) != bool(wanted.get(option))]
     if wrong:
         return IndexReport(index, "differs", f"in {', '.join(wrong)}")
     return IndexReport(index, "ready")
@@ -141,15 +144,25 @@ def compare_search(index: Index, there: dict[str, Any] | None) -> IndexReport:
     if there.get("type", "search") != index.kind:
         return IndexReport(index, "differs", f"it is a {there.get('type', 'search')} index")
     definition = there.get("latestDefinition") or {}
-    if index.kind == "vectorSearch":
+    if not index.definition:
+        difference = ""
+    elif index.kind == "vectorSearch":
         difference = _vector_difference(index.definition, definition)
     else:
         difference = _missing_in(definition, index.definition, "")
     if difference:
         return IndexReport(index, "differs", difference)
-    if not there.get("queryable", False) or status not in ("READY", ""):
+    if not there.get("queryable", False):
         return IndexReport(index, "building", status or "PENDING")
+    if status not in ("READY", ""):
+        return IndexReport(index, "building", REBUILDING)
     return IndexReport(index, "ready")
+
+
+def compare_external(collection: str, name: str, kind: Kind, there: Mapping[str, dict[str, Any]]) -> IndexReport:
+    """How a search index of somebody else's collection stands: whether it can be queried is all that is asked."""
+    index = Index(collection, name, kind, {})
+    return compare_search(index, there.get(name))
 
 
 def _vector_difference(wanted: dict[str, Any], there: dict[str, Any]) -> str:

@@ -26,6 +26,10 @@ from activities.models import (
 
 RRF_K = 60
 """Rank constant of reciprocal rank fusion: Cormack, Clarke and Büttcher, SIGIR 2009."""
+NEIGHBOURS = 2
+"""Most messages on either side that a recalled one comes with."""
+ACCESSES_KEPT = 32
+"""How many retrievals a memory remembers, so that one that runs again isn't counted twice."""
 
 
 def mismatch(collection: str, filled_by: EmbeddingModel, model: EmbeddingModel) -> ApplicationError:
@@ -35,6 +39,16 @@ def mismatch(collection: str, filled_by: EmbeddingModel, model: EmbeddingModel) 
         f"collection '{collection}' was filled by the embedding model {filled_by} and can't be used with {model}: run "
         f"`durable-context reembed` to move every collection to {model.model_id}, or set EMBEDDING_MODEL_ID and "
         f"EMBEDDING_DIMENSIONS back to {filled_by}",
+    )
+
+
+def not_reembedding(model: EmbeddingModel, target: EmbeddingModel | None) -> ApplicationError:
+    """What moving the collections to `model` fails with where they move to `target`, or to none."""
+    return failure(
+        "model_mismatch",
+        f"the store isn't being re-embedded with {model}"
+        + (f": it moves to {target} since another `durable-context reembed` was run" if target else "")
+        + ". Run `durable-context reembed` again with the settings that are to stay",
     )
 
 

@@ -62,6 +62,11 @@ def parse_filter(filter: dict[str, Any]) -> Node:
     return node
 
 
+def fields_of(node: Node) -> set[str]:
+    """The fields that a filter names."""
+    return {condition.field for condition in _conditions(node)}
+
+
 def _rejected(reason: str) -> ApplicationError:
     return failure("rejected", f"filter: {reason}")
 

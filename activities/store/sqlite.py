@@ -34,7 +34,7 @@ from activities.models import (
     SimilarMemory,
 )
 from activities.store import sqlite_reembed
-from activities.store.base import mismatch
+from activities.store.base import ACCESSES_KEPT, NEIGHBOURS, mismatch
 from activities.store.filters import parse_filter
 from activities.store.likeness import numbers_in
 from activities.store.sqlite_database import Database, Work
@@ -55,10 +55,6 @@ from activities.store.vectors import searchable
 T = TypeVar("T")
 Row = tuple[Any, ...]
 
-NEIGHBOURS = 2
-"""Most messages on either side that a recalled one comes with."""
-ACCESSES_KEPT = 32
-"""How many retrievals a memory remembers, so that one that runs again isn't counted twice."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

@@ -6,8 +6,8 @@ text.
 
 import apsw
 
-from activities.errors import failure
 from activities.models import EMBEDDED, EmbeddingModel, RecordEmbedding, RecordText, Reembedding
+from activities.store.base import not_reembedding
 from activities.store.sqlite_schema import VECTOR_COLUMNS, filled_by, make_vector_tables, prepare, upgrade
 from activities.store.vectors import searchable
 
@@ -33,12 +33,7 @@ def _filling(db: apsw.Connection, model: EmbeddingModel) -> EmbeddingModel:
     now = filled_by(db)
     if now is not None and model in (now, target := _target(db)):
         return now
-    raise failure(
-        "model_mismatch",
-        f"the store isn't being re-embedded with {model}"
-        + (f": it moves to {target} since another `durable-context reembed` was run" if target else "")
-        + ". Run `durable-context reembed` again with the settings that are to stay",
-    )
+    raise not_reembedding(model, target)
 
 
 def begin(db: apsw.Connection, model: EmbeddingModel) -> None:
