@@ -1,17 +1,57 @@
 """Fixtures of the contract tests: each engine's store, empty."""
 
-from collections.abc import AsyncIterator
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import pymongo
 import pytest
 
 from activities.store.base import Store
+from tests.atlas.running import stand_in
 from tests.contract.records import ENGINES, MODEL, Engine
 
 
+@pytest.fixture(scope="session")
+def mongodb_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Whatever TEST_MONGODB_URI names, otherwise the stand-in."""
+    if uri := os.environ.get("TEST_MONGODB_URI"):
+        yield uri
+        return
+    with stand_in(tmp_path_factory.mktemp("atlas")) as uri:
+        yield uri
+
+
+@pytest.fixture(scope="session")
+def mongodb(mongodb_uri: str) -> Iterator[pymongo.MongoClient[dict[str, object]]]:
+    with pymongo.MongoClient[dict[str, object]](mongodb_uri) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def database(mongodb: pymongo.MongoClient[dict[str, object]]) -> Iterator[str]:
+    """A database whose indexes are built once and whose records each test finds gone."""
+    name = f"durable_context_test_{uuid.uuid4().hex[:8]}"
+    yield name
+    mongodb.drop_database(name)
+
+
+@pytest.fixture
+def atlas_target(mongodb_uri: str, mongodb: pymongo.MongoClient[dict[str, object]], database: str) -> str:
+    """The database, emptied, and the connection string."""
+    for name in mongodb[database].list_collection_names():
+        mongodb[database][name].delete_many({})
+    return f"{database} {mongodb_uri}"
+
+
 @pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
-    return Engine(request.param, str(tmp_path / "data" / "store.db"))
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
+    if request.param == "sqlite":
+        return Engine("sqlite", str(tmp_path / "data" / "store.db"))
+    engine = Engine("atlas", request.getfixturevalue("atlas_target"))
+    await engine.prepare(MODEL)
+    return engine
 
 
 @pytest.fixture

@@ -22,10 +22,11 @@ from activities.models import (
     SearchHit,
     pack_vector,
 )
+from activities.store.atlas import AtlasStore
 from activities.store.base import Store
 from activities.store.sqlite import SqliteStore
 
-ENGINES = ["sqlite"]
+ENGINES = ["sqlite", "atlas"]
 MODEL = EmbeddingModel(model_id="local.test", dimensions=4)
 NOON = datetime(2025, 1, 1, 12, tzinfo=UTC)
 
@@ -47,10 +48,19 @@ class Engine:
         """Another store, not yet open, on the same records."""
         if self.name == "sqlite":
             return SqliteStore(Path(self.target))
-        raise ValueError(self.name)
+        return self.atlas()
+
+    def atlas(self, **options: Any) -> AtlasStore:
+        """The same on Atlas, whose target is a database and the connection string."""
+        database, _, uri = self.target.partition(" ")
+        return AtlasStore(uri, database, **options)
 
     async def prepare(self, model: EmbeddingModel) -> None:
         """Do what an operator does before a store is opened with `model`."""
+        if self.name == "atlas":
+            store = self.atlas()
+            await store.build_indexes(model, lambda reports: None)
+            await store.close()
 
 
 def chunk(chunk_id: str, text: str = "", embedding: bytes = EAST, **fields: Any) -> Chunk:
