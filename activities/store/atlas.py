@@ -131,7 +131,11 @@ _NOT_PRIMARY = frozenset({10058, 10107, 11600, 11602, 13435, 13436})
 
 
 class _ConflictError(Exception):
-    """Somebody else changed the same thing: look again and try again."""
+    """Two transactions met: this one is tried again."""
+
+
+class _StaleError(Exception):
+    """What a transaction was to act on has changed since it was read: it is read again."""
 
 
 def _micros(moment: datetime) -> int:
@@ -965,7 +969,7 @@ class AtlasStore:
             while True:
                 try:
                     return await self._form_memory(node, threshold, vector, cosine)
-                except _ConflictError:
+                except _StaleError:
                     if time.monotonic() > deadline:
                         raise failure(
                             "unavailable", "others are forming memories of this user; the call is retried"
@@ -978,7 +982,7 @@ class AtlasStore:
         """Look for the nearest memory, and store or reinforce unless somebody else did so meanwhile.
 
         Raises:
-            _ConflictError: where somebody did.
+            _StaleError: where somebody did.
         """
         memories, users = self._collection("memory_nodes"), self._collection("users")
         async with self._explained():
@@ -1013,9 +1017,9 @@ class AtlasStore:
                     session=session,
                 )
             except DuplicateKeyError:
-                raise _ConflictError from None
+                raise _StaleError from None
             if not moved.matched_count and moved.upserted_id is None:
-                raise _ConflictError
+                raise _StaleError
             if same:
                 reinforced = await memories.update_one(
                     {"_id": same[0], "user_id": node.user_id},
@@ -1036,7 +1040,7 @@ class AtlasStore:
                     session=session,
                 )
                 if not reinforced.matched_count:
-                    raise _ConflictError
+                    raise _StaleError
                 return FormedMemory(memory_id=same[0], reinforced=True)
             record = {
                 "_id": node.memory_id,

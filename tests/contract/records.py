@@ -28,7 +28,8 @@ from activities.store.sqlite import SqliteStore
 
 ENGINES = ["sqlite", "atlas"]
 MODEL = EmbeddingModel(model_id="local.test", dimensions=4)
-NOON = datetime(2025, 1, 1, 12, tzinfo=UTC)
+# Far from today: what has expired by the clock, MongoDB removes.
+NOON = datetime(2125, 1, 1, 12, tzinfo=UTC)
 
 EAST = pack_vector([1, 0, 0, 0])
 NORTH = pack_vector([0, 1, 0, 0])

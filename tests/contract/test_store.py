@@ -238,7 +238,20 @@ async def test_ids_in_any_script_are_kept_apart(store: Store) -> None:
 
 
 async def test_a_document_of_16_megabytes_is_kept_and_found(store: Store) -> None:
-    text = "mirabelle " + "plum tart " * (16 * 2**20 // 10)
+    pages = [f"page {number} " + "plum tart " * 1000 for number in range(1700)]
+    chunks = [chunk(f"{n:04}", page, source="book", position=n) for n, page in enumerate(pages)]
+    assert sum(map(len, pages)) > 16 * 2**20
+
+    await store.replace_source("ann", DEFAULT_COLLECTION, "book", chunks)
+
+    (hit,) = await search(store, "1699", weight=0)
+    assert (hit.text, hit.metadata["position"]) == (pages[-1], 1699)
+    await store.replace_source("ann", DEFAULT_COLLECTION, "book", [])
+    assert await found(store, "1699", weight=0) == []
+
+
+async def test_a_chunk_of_15_megabytes_is_kept_and_found(store: Store) -> None:
+    text = "mirabelle " + "plum tart " * (15 * 2**20 // 10)
     await put(store, chunk("a", text), chunk("b", "plum"))
 
     (hit,) = await search(store, "mirabelle", weight=0)
@@ -914,8 +927,9 @@ async def test_records_of_another_model_arent_opened(
 
 
 async def test_an_empty_store_takes_another_model(store: Store, engine: Engine) -> None:
-    second = engine.store()
-    await second.open(EmbeddingModel(model_id="other", dimensions=2))
+    second, other = engine.store(), EmbeddingModel(model_id="other", dimensions=2)
+    await engine.prepare(other)
+    await second.open(other)
     await put(second, chunk("a", "plum", pack_vector([1, 0])))
     assert await found(second, embedding=pack_vector([1, 0])) == ["a"]
     await second.close()
