@@ -12,6 +12,7 @@ from secantus.ordering import sort_docs
 
 from tests.atlas.metadata import Documents, Found, of
 from tests.atlas.mirror import Key, key_of
+from tests.atlas.paths import values
 from tests.atlas.refusals import refusal
 
 STAGE = "$rankFusion"
@@ -52,7 +53,7 @@ class Fusion:
         if not isinstance(pipelines, Mapping):
             raise refusal(14, f"BSON field '{STAGE}.input.pipelines' is the wrong type, expected type 'object'")
         if not pipelines:
-            raise refusal(9834303, "$rankFusion must have at least one input pipeline")
+            raise refusal(2, "A hybrid scoring stage should be run with at least one pipeline.")
         for name, pipeline in pipelines.items():
             _check_pipeline(pipeline)
             _check_name(name)
@@ -71,7 +72,7 @@ class Fusion:
         ranks: dict[Key, dict[str, int]] = {}
         details: dict[Key, dict[str, dict[str, Any]]] = {}
         for name, found in ranked.items():
-            for rank, document in enumerate(found, 1):
+            for rank, document in zip(_ranks(found, self.pipelines[name]), found, strict=True):
                 key = key_of(document.get("_id"))
                 documents.setdefault(key, document)
                 ranks.setdefault(key, {})[name] = rank
@@ -98,6 +99,24 @@ class Fusion:
                 }
             fused.append(Found(document, metadata))
         return sorted(sort_docs(fused, {"_id": 1}), key=lambda one: -of(one, "score"))
+
+
+def _ranks(found: Documents, pipeline: list[dict[str, Any]]) -> list[int]:
+    """The rank of each document: those that sort alike share one, as the window function `$rank` has it."""
+    sorts = [stage["$sort"] for stage in pipeline if "$sort" in stage]
+    ranks: list[int] = []
+    before: object = None
+    for place, document in enumerate(found, 1):
+        if sorts:
+            key: object = [
+                of(document, key["$meta"]) if isinstance(key, Mapping) else list(values(document, name))
+                for name, key in sorts[-1].items()
+            ]
+        else:
+            key = of(document, "score")
+        ranks.append(ranks[-1] if ranks and key is not None and key == before else place)
+        before = key
+    return ranks
 
 
 def _check_pipeline(pipeline: object) -> None:

@@ -199,8 +199,7 @@ class Indexes:
             return None
         wanted = "vectorSearch" if stage == vectors.STAGE else "search"
         if index.kind != wanted:
-            asked = "vector search" if stage == vectors.STAGE else "search"
-            raise from_mongot(stage, f"Cannot execute {asked} query over a {index.kind} index")
+            raise from_mongot(stage, f"Cannot execute {stage} over {index.kind} index '{name}'")
         if index.live is None:
             what = "vector index" if stage == vectors.STAGE else "search index"
             raise from_mongot(stage, f"cannot query {what} {name} while in state INITIAL_SYNC")

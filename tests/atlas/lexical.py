@@ -18,10 +18,8 @@ from tests.atlas.refusals import from_mongot, refusal
 
 STAGE = "$search"
 K1, B = 1.2, 0.75
-# How far apart in a field's positions two values of an array are: no phrase reaches from one to the next.
-GAP = 100
 OPERATORS = {"compound", "text", "phrase", "equals", "in", "range", "exists"}
-OPTIONS = {"index", "count", "concurrent", "returnStoredSource", "scoreDetails"}
+OPTIONS = {"index", "count", "concurrent", "returnStoredSource", "scoreDetails", "sort"}
 KINDS: dict[object, str] = {
     str: "token",
     float: "number",
@@ -50,11 +48,13 @@ class Terms:
         self.lengths: dict[Key, int] = {}
         self.held: dict[Key, tuple[list[str], set[str]]] = {}
         self.total = 0
+        self.norms: list[float] | None = None
 
     def put(self, key: Key, texts: list[str], analyze: Callable[[str], list[str]]) -> None:
         if key in self.held:
             if self.held[key][0] == texts:
                 return
+            self.norms = None
             for term in self.held.pop(key)[1]:
                 postings = self.postings[term]
                 del postings[key]
@@ -70,8 +70,8 @@ class Terms:
                 terms.add(term)
                 position += 1
                 length += 1
-            position += GAP
         if terms:
+            self.norms = None
             self.held[key] = (texts, terms)
             self.lengths[key] = length
             self.total += length
@@ -80,9 +80,13 @@ class Terms:
         count = len(self.postings.get(term, ()))
         return math.log(1 + (len(self.lengths) - count + 0.5) / (count + 0.5))
 
-    def _saturated(self, key: Key, frequency: float) -> float:
-        mean = self.total / len(self.lengths)
-        return frequency / (frequency + K1 * (1 - B + B * short_length(self.lengths[key]) / mean))
+    def _norms(self) -> list[float]:
+        """What a length adds to a frequency to saturate it, by length."""
+        if self.norms is None:
+            mean = self.total / len(self.lengths)
+            longest = max(self.lengths.values())
+            self.norms = [K1 * (1 - B + B * short_length(length) / mean) for length in range(longest + 1)]
+        return self.norms
 
     def text(self, terms: Iterable[str]) -> Scores:
         """The documents with any of the terms; a term that is asked for twice counts twice."""
@@ -90,9 +94,10 @@ class Terms:
         for term in terms:
             postings = self.postings.get(term)
             if postings:
-                idf = self.idf(term)
+                idf, norms, lengths = self.idf(term), self._norms(), self.lengths
                 for key, positions in postings.items():
-                    found[key] = found.get(key, 0.0) + idf * self._saturated(key, len(positions))
+                    frequency = len(positions)
+                    found[key] = found.get(key, 0.0) + idf * frequency / (frequency + norms[lengths[key]])
         return found
 
     def phrase(self, terms: list[str], slop: int) -> Scores:
@@ -104,7 +109,7 @@ class Terms:
         for key in set.intersection(*(set(self.postings[term]) for term in terms)):
             frequency = sum(self._occurrences(key, terms, slop))
             if frequency:
-                found[key] = idf * self._saturated(key, frequency)
+                found[key] = idf * frequency / (frequency + self._norms()[self.lengths[key]])
         return found
 
     def _occurrences(self, key: Key, terms: list[str], slop: int) -> Iterator[float]:
@@ -166,7 +171,17 @@ class SearchIndex:
     def search(self, asked: "Query") -> list[tuple[Key, float]]:
         """Every document that matches with its score, the best first."""
         found = asked.evaluate(self)
-        return sorted(found.items(), key=lambda one: (-one[1], self.order[one[0]]))
+        best = sorted(found.items(), key=lambda one: (-one[1], self.order[one[0]]))
+        # From the last key of the sort to the first: each keeps the order of the one before among equals.
+        for path, descending in reversed(asked.sort):
+            if path is None:
+                best.sort(key=lambda one: one[1], reverse=descending)
+                continue
+            held: dict[Key, str] = {}
+            for (_, value), keys in self.need(path, str).items():
+                held |= dict.fromkeys(keys, str(value))
+            best.sort(key=lambda one: held.get(one[0], ""), reverse=descending)
+        return best
 
     def need(self, path: str, kind: object) -> dict[tuple[object, object], set[Key]]:
         """The values at a path, which must be mapped for the kind of value that is asked for."""
@@ -181,7 +196,7 @@ class Query:
 
     def __init__(self, given: object) -> None:
         if not isinstance(given, Mapping):
-            raise refusal(10065, f"invalid parameter: expected an object ({STAGE})")
+            raise refusal(31067, "Search argument must be an object.")
         named = [name for name in given if name in OPERATORS]
         for name in given:
             if name not in OPERATORS | OPTIONS:
@@ -196,7 +211,27 @@ class Query:
         if not isinstance(index, str) or not index:
             raise from_mongot(STAGE, '"index" must be a non-empty string')
         self.index: str = index
+        self.sort = _sort(given.get("sort", {}))
         self.evaluate = _operator(given[named[0]], named[0], named[0])
+
+
+def _sort(given: object) -> list[tuple[str | None, bool]]:
+    """The `sort` option: paths of tokens, None for the score, and whether the highest come first.
+
+    Source: https://www.mongodb.com/docs/atlas/atlas-search/sort (the score is sorted from the highest by default).
+    """
+    keys: list[tuple[str | None, bool]] = []
+    for path, order in _checked(given, "sort", set(), set(given) if isinstance(given, Mapping) else set()).items():
+        if isinstance(order, Mapping):
+            checked = _checked(order, f"sort.{path}", {"$meta"}, {"order"})
+            if checked["$meta"] != "searchScore":
+                raise from_mongot(STAGE, f'"sort.{path}.$meta" must be one of [searchScore]')
+            keys.append((None, checked.get("order", -1) == -1))
+        elif order in (1, -1):
+            keys.append((path, order == -1))
+        else:
+            raise from_mongot(STAGE, f'"sort.{path}" must be 1 or -1')
+    return keys
 
 
 def _checked(given: object, where: str, required: set[str], optional: set[str]) -> Mapping[str, Any]:
@@ -282,7 +317,7 @@ def _compound(given: object, where: str) -> Evaluated:
     if isinstance(minimum, bool) or not isinstance(minimum, int) or minimum < 0:
         raise from_mongot(STAGE, f'"{where}.minimumShouldMatch" must be non-negative')
     if minimum > len(parsed["should"]):
-        raise from_mongot(STAGE, f'"{where}.minimumShouldMatch" cannot be greater than the number of "should" clauses')
+        raise from_mongot(STAGE, f'"{where}" minimumShouldMatch cannot be greater than number of should clauses')
     must, should, kept, dropped = (parsed[clause] for clause in clauses)
 
     def evaluate(index: SearchIndex) -> Scores:

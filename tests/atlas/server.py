@@ -1,6 +1,8 @@
 # mypy: disable-error-code="import-untyped"
 """The server process's parts: SecantusDB with Atlas's commands registered, one per process."""
 
+import contextlib
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 from secantus import SecantusDBServer, commands
 from secantus.commands import CommandContext
 
-from tests.atlas import metadata
+from tests.atlas import metadata, repairs
 from tests.atlas.indexes import Indexes
 from tests.atlas.refusals import refusal
 from tests.atlas.stages import Stages
@@ -40,6 +42,7 @@ class Atlas:
             client_idle_timeout_s=3600.0,
         )
         self.indexes = Indexes(self.server.storage, delay)
+        repairs.register()
         metadata.register()
         Stages(self.indexes, fusing=release >= (8, 0)).register()
         self._register()
@@ -57,12 +60,18 @@ class Atlas:
             self.server.require_auth = True
         self.server.start()
         host, port = self.server.address
-        options = "directConnection=true&tls=false&retryWrites=true&w=majority"
+        # Drivers notice within half a second that a server they thought gone is there.
+        options = "directConnection=true&tls=false&retryWrites=true&w=majority&heartbeatFrequencyMS=500"
         if self.user is None:
             return f"mongodb://{host}:{port}/?{options}"
         return f"mongodb://{self.user}:{self.password}@{host}:{port}/?authSource=admin&{options}"
 
     def stop(self) -> None:
+        listening = self.server._socket
+        if listening is not None:
+            # Closing a socket does not wake the thread that accepts from it; this does.
+            with contextlib.suppress(OSError):
+                listening.shutdown(socket.SHUT_RDWR)
         self.server.stop()
 
     def _register(self) -> None:
