@@ -26,8 +26,6 @@ class ReembeddingWorkflow:
     async def run(self, model: EmbeddingModel) -> Reembedding:
         """Answers which model filled the store before, and how many records moved to `model`."""
         begun = self._progress = await _durably(ReembedActivities.begin_reembedding, model)
-        if begun.filled_by == model:
-            return begun
         switched = False
         while not switched:
             if workflow.info().is_continue_as_new_suggested():
@@ -36,7 +34,7 @@ class ReembeddingWorkflow:
                 params = ReembedCollectionParams(model=model, collection=collection)
                 self._progress = await _durably(ReembedActivities.reembed_collection, params)
             switched = await _durably(ReembedActivities.finish_reembedding, model)
-        return self._progress
+        return self._progress.model_copy(update={"filled_by": begun.filled_by})
 
     @workflow.query
     def progress(self) -> Reembedding | None:

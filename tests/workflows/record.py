@@ -66,7 +66,9 @@ async def record() -> None:
             formation = temporal.get_workflow_handle(f"{stored}-memory")
             await formation.result()
             await write(temporal, "MemoryFormationWorkflow", formation.id)
-            async for execution in temporal.list_workflows("WorkflowType = 'DataIngestionWorkflow'"):
+            await run(home, "reembed", **settings)
+            commands = "WorkflowType IN ('DataIngestionWorkflow', 'ReembeddingWorkflow')"
+            async for execution in temporal.list_workflows(commands):
                 await write(temporal, execution.workflow_type, execution.id)
 
 
