@@ -74,6 +74,19 @@ def build_parser() -> argparse.ArgumentParser:
     ingest.add_argument("--collection", type=_name, metavar="NAME", default="documents", help="default: documents")
     ingest.set_defaults(run=_ingest)
 
+    index = commands.add_parser(
+        "index",
+        help="create and check the indexes of the store in Atlas",
+        description="Create what is missing of the vector, full-text and other indexes that the store in MongoDB Atlas "
+        "needs, mend those that differ, and wait until all can be queried. Run it once before the first start, and "
+        "after changing the embedding model or VECTOR_QUANTIZATION. It may be interrupted and run again.",
+        epilog="example: durable-context index --check",
+    )
+    index.add_argument(
+        "--check", action="store_true", help="only report; exit status 1 if anything is missing or differs"
+    )
+    index.set_defaults(run=_index)
+
     reembed = commands.add_parser(
         "reembed",
         help="move the store to another embedding model",
@@ -152,7 +165,7 @@ def _serve(options: argparse.Namespace) -> int:
     from mcp_server.transports import serve_http, serve_stdio
 
     async def run() -> None:
-        server = build_server(Runtime(settings, run_worker=not options.no_worker))
+        server = build_server(Runtime(settings, run_worker=not options.no_worker, verify_store=True))
         if options.transport == "http":
             await serve_http(server, options.host, options.port)
         else:
@@ -168,7 +181,7 @@ def _worker(_: argparse.Namespace) -> int:
     from mcp_server.transports import run_worker
 
     async def run() -> None:
-        await run_worker(Runtime(settings))
+        await run_worker(Runtime(settings, verify_store=True))
 
     asyncio.run(run())
     return 0
@@ -179,6 +192,12 @@ def _ingest(options: argparse.Namespace) -> int:
 
     settings = load_settings()
     return asyncio.run(ingest(settings, options.paths, options.user_id or settings.default_user_id, options.collection))
+
+
+def _index(options: argparse.Namespace) -> int:
+    from mcp_server.index import index
+
+    return asyncio.run(index(load_settings(), check=options.check))
 
 
 def _reembed(_: argparse.Namespace) -> int:

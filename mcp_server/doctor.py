@@ -15,6 +15,7 @@ from mcp_server.health import (
     check_store,
     check_text_model,
     check_web_search,
+    shown_store,
 )
 from mcp_server.local.stack import Addresses, StackError, leased
 from mcp_server.runtime import build_embeddings, build_store, build_text, connect, needed_pieces
@@ -68,9 +69,9 @@ async def _check_embedding_and_store(
     )
     unknown = PieceStatus(
         piece="store",
-        remote=False,
+        remote=settings.store_is_remote,
         usable=False,
-        detail=f"embedded store {settings.store_path}",
+        detail=shown_store(settings),
         fix=problem or "It can't be opened before the embedding model is known.",
     )
     if settings.embeddings_are_local and endpoint is None:
@@ -82,7 +83,7 @@ async def _check_embedding_and_store(
         return broken, unknown
     store = build_store(settings, embeddings)
     try:
-        return await check_embedding_model(settings, embeddings), await check_store(store)
+        return await check_embedding_model(settings, embeddings), await check_store(settings, store)
     finally:
         await store.close()
 

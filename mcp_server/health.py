@@ -52,13 +52,18 @@ async def check_engine(settings: Settings, client: "Client | None", address: str
     return await _check("workflow engine", settings.temporal_is_remote, f"Temporal at {where}", reach, fix)
 
 
-async def check_store(store: "OpenedStore") -> PieceStatus:
+async def check_store(settings: Settings, store: "OpenedStore") -> PieceStatus:
     """Open the store and reach it."""
 
     async def reach() -> str:
         return await (await store()).ping()
 
-    return await _check("store", False, "embedded store", reach, "It doesn't answer.")
+    return await _check("store", settings.store_is_remote, shown_store(settings), reach, "It doesn't answer.")
+
+
+def shown_store(settings: Settings) -> str:
+    """Which store it is, for people."""
+    return f"{'MongoDB Atlas' if settings.store_is_remote else 'embedded store'} {settings.store_name}"
 
 
 async def check_embedding_model(settings: Settings, embeddings: "BedrockEmbeddings") -> PieceStatus:

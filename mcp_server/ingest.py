@@ -96,7 +96,7 @@ async def ingest(settings: Settings, paths: list[Path], user_id: str, collection
     # The bar owns the terminal; the log file has the rest.
     logging.getLogger().handlers[0].setLevel(logging.ERROR)
     # Only processes with this machine's files and this store may do the work, so it stays on a queue of theirs.
-    place = hashlib.sha256(f"{socket.gethostname()}\0{settings.durable_context_home}".encode()).hexdigest()[:16]
+    place = hashlib.sha256(f"{socket.gethostname()}\0{settings.store_name}".encode()).hexdigest()[:16]
     queue = f"{settings.temporal_task_queue}-files-{place}"
     runtime = Runtime(settings.model_copy(update={"temporal_task_queue": queue}))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

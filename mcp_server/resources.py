@@ -30,7 +30,7 @@ async def health_report(runtime: Runtime) -> dict[str, object]:
         engine.fix = runtime.problem
     pieces = [engine]
     if runtime.parts is not None:
-        pieces.append(await check_store(runtime.parts.store))
+        pieces.append(await check_store(runtime.settings, runtime.parts.store))
     pieces.append(check_web_search(runtime.settings))
     return {
         "status": "ok" if all(piece.usable for piece in pieces if piece.required) else "degraded",

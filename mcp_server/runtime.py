@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from activities.bedrock import BedrockEmbeddings, BedrockText
     from activities.models import Model
+    from activities.store.atlas import AtlasStore
     from activities.store.base import OpenedStore
     from mcp_server.local.stack import Addresses, Piece
 
@@ -31,12 +32,7 @@ RETRY_SECONDS = 0.5
 DESCRIBE_SECONDS = 2.0
 EMBEDDED_CONNECT_SECONDS = 20.0
 READ_LINGER_SECONDS = 60.0
-LONG_IMPORTS = (
-    "temporalio.api.workflowservice.v1",
-    "temporalio.envconfig",
-    "workflows.worker",
-    "activities.store.sqlite",
-)
+LONG_IMPORTS = ("temporalio.api.workflowservice.v1", "temporalio.envconfig", "workflows.worker")
 _MAYBE_STARTED = "It isn't known whether the work was started."
 
 
@@ -96,9 +92,28 @@ def build_text(settings: Settings, endpoint: str | None) -> "BedrockText":
     return BedrockText(settings.llm_model_id, settings.aws_region, endpoint if settings.text_is_local else None)
 
 
+def build_atlas(settings: Settings) -> "AtlasStore":
+    """The store in MongoDB Atlas; nothing is connected yet."""
+    from activities.store.atlas import AtlasStore
+    from workflows.worker import CONCURRENT_ACTIVITIES
+
+    assert settings.mongodb_uri is not None
+    return AtlasStore(
+        settings.mongodb_uri.get_secret_value(),
+        settings.db_name,
+        names=settings.collection_names,
+        quantization=settings.vector_quantization,
+        external=settings.external_collections,
+        pool_size=CONCURRENT_ACTIVITIES,
+    )
+
+
 def build_store(settings: Settings, embeddings: "BedrockEmbeddings") -> "OpenedStore":
     """The store, to be filled by `embeddings`; opened at its first use."""
     from activities.store.base import OpenedStore
+
+    if settings.store_is_remote:
+        return OpenedStore(build_atlas(settings), embeddings.model)
     from activities.store.sqlite import SqliteStore
 
     return OpenedStore(SqliteStore(settings.store_path), embeddings.model)
@@ -145,9 +160,9 @@ def needed_pieces(settings: Settings, run_worker: bool) -> "list[Piece]":
     return pieces
 
 
-def _load() -> None:
-    """Import everything that takes long."""
-    for name in LONG_IMPORTS:
+def _load(store: str) -> None:
+    """Import everything that takes long, the module of the store included."""
+    for name in (*LONG_IMPORTS, store):
         importlib.import_module(name)
 
 
@@ -200,11 +215,13 @@ class Runtime:
     Args:
         settings: Which pieces are remote, and where.
         run_worker: Whether to run activities here too.
+        verify_store: Whether to open the store at once, so that the log says what is wrong with it.
     """
 
-    def __init__(self, settings: Settings, run_worker: bool = True) -> None:
+    def __init__(self, settings: Settings, run_worker: bool = True, verify_store: bool = False) -> None:
         self.settings = settings
         self.run_worker = run_worker
+        self.verify_store = verify_store
         self.addresses: Addresses | None = None
         self.parts: Parts | None = None
         self._client: Client | None = None
@@ -216,7 +233,8 @@ class Runtime:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Bring the pieces up in the background for the length of the block; what fails is tried again."""
-        self._loading = asyncio.create_task(asyncio.to_thread(_load))
+        store = "activities.store.atlas" if self.settings.store_is_remote else "activities.store.sqlite"
+        self._loading = asyncio.create_task(asyncio.to_thread(_load, store))
         task = asyncio.create_task(self._keep_up())
         try:
             yield
@@ -327,6 +345,9 @@ class Runtime:
             self.problem = None
             self._settled.set()
             logger.info("ready: %s", ", ".join(self.describe()))
+            if self.parts is not None and self.verify_store:
+                verifying = asyncio.create_task(_verify(self.parts.store))
+                stack.callback(verifying.cancel)
             waits = [asyncio.create_task(moved.wait())] + ([finished] if finished else [])
             try:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -349,7 +370,9 @@ class Runtime:
             f"Temporal {settings.temporal_address} (TEMPORAL_ADDRESS is set)"
             if settings.temporal_is_remote
             else "embedded Temporal (TEMPORAL_ADDRESS isn't set)",
-            f"embedded store {settings.store_path} (MONGODB_URI isn't set)",
+            f"store in MongoDB Atlas, {settings.store_name} (MONGODB_URI is set)"
+            if settings.store_is_remote
+            else f"embedded store {settings.store_path} (MONGODB_URI isn't set)",
             f"embedding model {settings.shown_embedding_model}",
             f"text model {settings.shown_text_model}",
             "web search by Tavily" if settings.tavily_api_key else "no web search (TAVILY_API_KEY isn't set)",
@@ -465,6 +488,16 @@ async def _stop_worker(worker: Any, finished: "asyncio.Task[None]") -> None:
         await worker.shutdown()
     with contextlib.suppress(Exception):
         await finished
+
+
+async def _verify(store: "OpenedStore") -> None:
+    """Open the store; the log says what keeps it from being used."""
+    from temporalio.exceptions import ApplicationError
+
+    try:
+        await store()
+    except ApplicationError as error:
+        logger.error("store: %s", error.message)
 
 
 def _unreachable(settings: Settings) -> str:

@@ -59,8 +59,8 @@ class Settings(BaseSettings):
 
     mongodb_uri: SecretStr | None = Field(
         default=None,
-        description="Connection string of MongoDB Atlas (mongodb+srv://…), for the store. TLS, MONGODB-AWS and X.509 as "
-        "the string says.",
+        description="Connection string of MongoDB Atlas (mongodb+srv://…), where the store is then; TLS, MONGODB-AWS "
+        "and X.509 as it says.",
     )
     db_name: str = Field(default="durable_context", description="Atlas: database.")
     documents_collection: str = Field(default="documents", description="Atlas: collection of document chunks.")
@@ -145,9 +145,7 @@ class Settings(BaseSettings):
             raise ValueError('must have 1 to 38 characters, none of them a space or one of / \\ . " $ * < > : | ?')
         return value
 
-    @field_validator(
-        "documents_collection", "conversations_collection", "memory_nodes_collection", "cache_collection"
-    )
+    @field_validator("documents_collection", "conversations_collection", "memory_nodes_collection", "cache_collection")
     @classmethod
     def _is_collection(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}", value) or value.startswith("system."):

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pymongo
 import pytest
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
@@ -19,12 +20,16 @@ from mcp_server.local.stack import Addresses, leased
 from mcp_server.runtime import connect
 from mcp_server.server import WORKFLOW_ID
 from mcp_server.settings import Settings
+from tests.atlas.running import stand_in
 
 REPOSITORY = Path(__file__).parents[1]
 CORPUS = REPOSITORY / "mcp_server" / "corpus"
 
 # Whatever is set up on the machine, tests choose their pieces themselves.
-OURS = ("TEMPORAL_", "AWS_", "MONGODB_", "EMBEDDING_", "LLM_", "TAVILY_", "AUTH_", "ALLOWED_", "CACHE_", "MEMORY_")
+OURS = (
+    *("TEMPORAL_", "AWS_", "MONGODB_", "DB_", "DOCUMENTS_", "CONVERSATIONS_", "VECTOR_", "EXTERNAL_", "EMBEDDING_"),
+    *("LLM_", "TAVILY_", "AUTH_", "ALLOWED_", "CACHE_", "MEMORY_"),
+)
 
 
 @pytest.fixture(scope="session")
@@ -122,3 +127,19 @@ def workflow_id(result: CallToolResult) -> str:
     assert result.meta is not None
     found: str = result.meta[WORKFLOW_ID]
     return found
+
+
+@pytest.fixture(scope="session")
+def mongodb_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Whatever TEST_MONGODB_URI names, otherwise the stand-in."""
+    if uri := os.environ.get("TEST_MONGODB_URI"):
+        yield uri
+        return
+    with stand_in(tmp_path_factory.mktemp("atlas")) as uri:
+        yield uri
+
+
+@pytest.fixture(scope="session")
+def mongodb(mongodb_uri: str) -> Iterator[pymongo.MongoClient[dict[str, object]]]:
+    with pymongo.MongoClient[dict[str, object]](mongodb_uri) as client:
+        yield client

@@ -18,6 +18,9 @@ from workflows.web import WebSearchWorkflow
 
 DATA_CONVERTER = pydantic_data_converter
 
+CONCURRENT_ACTIVITIES = 64
+"""Most activities that a worker runs at once, and so most connections that it needs."""
+
 WORKFLOWS: list[type[Any]] = [
     CacheStorageWorkflow,
     DataIngestionWorkflow,
@@ -55,8 +58,8 @@ def build_worker(client: Client, task_queue: str, activities: Sequence[object]) 
         activities=methods,
         workflow_runner=build_workflow_runner(),
         graceful_shutdown_timeout=timedelta(seconds=2),
-        max_concurrent_local_activities=64,
-        max_concurrent_activities=64,
+        max_concurrent_local_activities=CONCURRENT_ACTIVITIES,
+        max_concurrent_activities=CONCURRENT_ACTIVITIES,
         # Heartbeats carry an ingestion's progress, which somebody is watching.
         max_heartbeat_throttle_interval=timedelta(seconds=1),
         default_heartbeat_throttle_interval=timedelta(seconds=1),

@@ -502,6 +502,10 @@ class AtlasStore:
 
     # Indexes
 
+    def collection_name(self, name: str) -> str:
+        """What a collection that an index report names is called in the database."""
+        return self._names.get(name, name)
+
     async def reports(self, model: EmbeddingModel) -> list[IndexReport]:
         """How each index that the store needs for `model` stands, those of the declared collections included."""
         async with self._explained():

@@ -93,7 +93,7 @@ def search_indexes(models: Iterable[EmbeddingModel], quantization: Quantization)
 
 def _regular(collection: str, *keys: str, **options: Any) -> Index:
     fields = {key.removeprefix("-"): -1 if key.startswith("-") else 1 for key in keys}
-    name = "_".join(("durable_context", *(key.replace("-", "").replace(".", "_") for key in keys)))
+    name = "_".join(key.replace("-", "").replace(".", "_") for key in keys)
     return Index(collection, name, "regular", {"key": fields, "name": name, **options})
 
 

@@ -1,6 +1,5 @@
 """Fixtures of the contract tests: each engine's store, empty."""
 
-import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -9,24 +8,7 @@ import pymongo
 import pytest
 
 from activities.store.base import Store
-from tests.atlas.running import stand_in
 from tests.contract.records import ENGINES, MODEL, Engine
-
-
-@pytest.fixture(scope="session")
-def mongodb_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Whatever TEST_MONGODB_URI names, otherwise the stand-in."""
-    if uri := os.environ.get("TEST_MONGODB_URI"):
-        yield uri
-        return
-    with stand_in(tmp_path_factory.mktemp("atlas")) as uri:
-        yield uri
-
-
-@pytest.fixture(scope="session")
-def mongodb(mongodb_uri: str) -> Iterator[pymongo.MongoClient[dict[str, object]]]:
-    with pymongo.MongoClient[dict[str, object]](mongodb_uri) as client:
-        yield client
 
 
 @pytest.fixture(scope="session")

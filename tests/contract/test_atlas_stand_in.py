@@ -374,6 +374,38 @@ async def test_values_are_matched_whole(db: Any) -> None:
     assert found["score"] == 1.0
 
 
+async def test_a_search_sorts_by_score_and_by_fields(db: Any) -> None:
+    await db.c.insert_many(
+        [
+            {"_id": 1, "text": "dog", "user": "b", "size": 5},
+            {"_id": 2, "text": "dog", "user": "a"},
+            {"_id": 3, "text": "dog dog", "user": "a", "size": [1, 9]},
+            {"_id": 4, "text": "dog", "user": None, "size": 7},
+        ]
+    )
+
+    async def by(**sort: Any) -> list[Any]:
+        return await ids(db, search(**text("dog"), sort=sort))
+
+    score = {"$meta": "searchScore"}
+    assert await by(score=score, user=1) == [3, 4, 2, 1]
+    assert await by(score={**score, "order": 1}, user=-1) == [1, 2, 4, 3]
+    assert await by(size=1) == [2, 3, 1, 4]
+    assert await by(size=-1) == [3, 4, 1, 2]
+    assert await ids(db, search(**equals("user", None))) == [4]
+    leg = [search(**text("dog"), sort={"score": score, "user": 1}), {"$limit": 2}]
+    assert await ids(db, {"$rankFusion": {"input": {"pipelines": {"t": leg}}}}) == [3, 4]
+    with refused(8, "text is not indexed as sortable"):
+        await by(text=1)
+
+
+async def test_documents_of_the_same_rank(db: Any) -> None:
+    await db.c.insert_many([{"_id": at, "text": words} for at, words in enumerate(["dog", "dog", "dog cat"])])
+    fusion = {"input": {"pipelines": {"t": [search(**text("dog"))]}}, "scoreDetails": True}
+    found = await run(db, {"$rankFusion": fusion}, {"$set": {"d": {"$meta": "scoreDetails"}}})
+    assert [one["d"]["details"][0]["rank"] for one in found] == [1, 1, 3]
+
+
 async def test_compounds(db: Any) -> None:
     await db.c.insert_many(
         [
