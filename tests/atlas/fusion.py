@@ -104,12 +104,16 @@ class Fusion:
 def _ranks(found: Documents, pipeline: list[dict[str, Any]]) -> list[int]:
     """The rank of each document: those that sort alike share one, as the window function `$rank` has it."""
     sorts = [stage["$sort"] for stage in pipeline if "$sort" in stage]
+    if not sorts and "sort" in pipeline[0].get("$search", {}):
+        sorts = [pipeline[0]["$search"]["sort"]]
     ranks: list[int] = []
     before: object = None
     for place, document in enumerate(found, 1):
         if sorts:
             key: object = [
-                of(document, key["$meta"]) if isinstance(key, Mapping) else list(values(document, name))
+                of(document, key["$meta"])
+                if isinstance(key, Mapping) and "$meta" in key
+                else list(values(document, name))
                 for name, key in sorts[-1].items()
             ]
         else:

@@ -7,6 +7,8 @@ values score 1 for each match.
 import datetime
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from bson import ObjectId
@@ -26,7 +28,10 @@ KINDS: dict[object, str] = {
     bool: "boolean",
     datetime.datetime: "date",
     ObjectId: "objectId",
+    type(None): "null",
 }
+# The order of kinds among each other, as MongoDB compares them.
+BRACKETS: tuple[object, ...] = (float, str, ObjectId, bool, datetime.datetime)
 Scores = dict[Key, float]
 Evaluated = Callable[["SearchIndex"], Scores]
 
@@ -155,7 +160,7 @@ class SearchIndex:
                     if not places[value]:
                         del places[value]
             for value in scalars(record, path) if record is not None else ():
-                if KINDS[value[0]] in self.definition.values[path]:
+                if value[0] is type(None) or KINDS[value[0]] in self.definition.values[path]:
                     places.setdefault(value, set()).add(key)
         for path, terms in self.terms.items():
             texts = [one for one in values(record, path) if isinstance(one, str)] if record is not None else []
@@ -169,23 +174,34 @@ class SearchIndex:
             self.ordinal += 1
 
     def search(self, asked: "Query") -> list[tuple[Key, float]]:
-        """Every document that matches with its score, the best first."""
+        """Every document that matches with its score, the best first, or as the query sorts them."""
         found = asked.evaluate(self)
-        best = sorted(found.items(), key=lambda one: (-one[1], self.order[one[0]]))
+        ranked = sorted(found.items(), key=lambda one: (-one[1], self.order[one[0]]))
         # From the last key of the sort to the first: each keeps the order of the one before among equals.
         for path, descending in reversed(asked.sort):
             if path is None:
-                best.sort(key=lambda one: one[1], reverse=descending)
-                continue
-            held: dict[Key, str] = {}
-            for (_, value), keys in self.need(path, str).items():
-                held |= dict.fromkeys(keys, str(value))
-            best.sort(key=lambda one: held.get(one[0], ""), reverse=descending)
-        return best
+                ranked.sort(key=itemgetter(1), reverse=descending)
+            elif path not in self.definition.values:
+                raise from_mongot(STAGE, f"{path} is not indexed as sortable")
+            else:
+                ranked.sort(key=partial(self._place, path, descending), reverse=descending)
+        return ranked
+
+    def _place(self, path: str, descending: bool, one: tuple[Key, float]) -> tuple[Any, ...]:
+        """What a document is sorted by: no value comes lowest, an array goes by its lowest or its highest."""
+        mapped = self.definition.values[path]
+        held = [
+            (BRACKETS.index(kind), value)
+            for kind, value in scalars(self.documents[one[0]], path)
+            if KINDS[kind] in mapped
+        ]
+        return (max if descending else min)(held, default=(-1,))
 
     def need(self, path: str, kind: object) -> dict[tuple[object, object], set[Key]]:
         """The values at a path, which must be mapped for the kind of value that is asked for."""
         wanted = KINDS[kind]
+        if kind is type(None):
+            return self.values.get(path, {})
         if wanted not in self.definition.values.get(path, set()):
             raise from_mongot(STAGE, f"Path '{path}' needs to be indexed as {wanted}")
         return self.values[path]
@@ -205,33 +221,35 @@ class Query:
             listed = ", ".join(sorted(OPERATORS))
             many = "more than one of" if named else "one of"
             raise from_mongot(STAGE, f"{many} [{listed}] {'was' if named else 'must be'} present")
-        if given.get("returnStoredSource"):
-            raise from_mongot(STAGE, "the stand-in has no stored source")
         index = given.get("index", "default")
         if not isinstance(index, str) or not index:
             raise from_mongot(STAGE, '"index" must be a non-empty string')
         self.index: str = index
-        self.sort = _sort(given.get("sort", {}))
         self.evaluate = _operator(given[named[0]], named[0], named[0])
+        self.sort = _sort(given["sort"]) if "sort" in given else []
 
 
 def _sort(given: object) -> list[tuple[str | None, bool]]:
-    """The `sort` option: paths of tokens, None for the score, and whether the highest come first.
-
-    Source: https://www.mongodb.com/docs/atlas/atlas-search/sort (the score is sorted from the highest by default).
-    """
-    keys: list[tuple[str | None, bool]] = []
-    for path, order in _checked(given, "sort", set(), set(given) if isinstance(given, Mapping) else set()).items():
-        if isinstance(order, Mapping):
-            checked = _checked(order, f"sort.{path}", {"$meta"}, {"order"})
-            if checked["$meta"] != "searchScore":
-                raise from_mongot(STAGE, f'"sort.{path}.$meta" must be one of [searchScore]')
-            keys.append((None, checked.get("order", -1) == -1))
-        elif order in (1, -1):
-            keys.append((path, order == -1))
-        else:
-            raise from_mongot(STAGE, f'"sort.{path}" must be 1 or -1')
-    return keys
+    """The fields to sort by, None for the score, each with whether it descends."""
+    if not isinstance(given, Mapping):
+        raise from_mongot(STAGE, '"sort" must be a document')
+    if not given:
+        raise from_mongot(STAGE, '"sort" Sort spec must have at least one sort field defined')
+    fields: list[tuple[str | None, bool]] = []
+    for name, asked in given.items():
+        scored = isinstance(asked, Mapping) and "$meta" in asked
+        order = asked
+        if isinstance(asked, Mapping):
+            checked = _checked(asked, f"sort.{name}", set(), {"$meta", "order"})
+            if scored and checked["$meta"] != "searchScore":
+                raise from_mongot(STAGE, f'"sort.{name}.$meta" must be one of [searchScore]')
+            order = checked.get("order", -1 if scored else 1)
+        if isinstance(order, bool) or not isinstance(order, int | float):
+            raise from_mongot(STAGE, f'"sort.{name}" must be a number')
+        if order not in (1, -1):
+            raise from_mongot(STAGE, f'"sort.{name}" sort order must be 1 or -1')
+        fields.append((None if scored else str(name), order == -1))
+    return fields
 
 
 def _checked(given: object, where: str, required: set[str], optional: set[str]) -> Mapping[str, Any]:
@@ -401,6 +419,8 @@ def _in(given: object, where: str) -> Evaluated:
     if not listed:
         raise from_mongot(STAGE, f'"{where}.value" cannot be empty')
     wanted = [_one(value, f"{where}.value") for value in listed]
+    if any(value is None for _, value in wanted):
+        raise from_mongot(STAGE, f'"{where}.value" must be a boolean, objectId, number, string, date, or uuid')
     if len({kind for kind, _ in wanted}) > 1:
         raise from_mongot(STAGE, f'"{where}.value" must have elements of the same type')
 
@@ -427,7 +447,7 @@ def _range(given: object, where: str) -> Evaluated:
     if len({kind for kind, _ in bounds.values()}) > 1:
         raise from_mongot(STAGE, f'"{where}" bounds must be of the same type')
     kind = next(iter(bounds.values()))[0]
-    if kind is bool:
+    if kind is bool or kind is type(None):
         raise from_mongot(STAGE, f'"{where}" range operator does not support BOOLEAN point type')
 
     def within(value: Any) -> bool:
@@ -455,8 +475,9 @@ def _exists(given: object, where: str) -> Evaluated:
 
     def evaluate(index: SearchIndex) -> Scores:
         keys: set[Key] = set(index.terms[path].lengths) if path in index.terms else set()
-        for held in index.values.get(path, {}).values():
-            keys |= held
+        for value, held in index.values.get(path, {}).items():
+            if value[1] is not None:
+                keys |= held
         return dict.fromkeys(keys, 1.0)
 
     return evaluate

@@ -35,8 +35,8 @@ def _walk(found: object, steps: list[str]) -> Iterator[Any]:
 
 def typed(value: object) -> tuple[object, object] | None:
     """A value as an index keeps it, with its kind: 1 and 1.0 are one number, True is none."""
-    if isinstance(value, bool):
-        return bool, value
+    if value is None or isinstance(value, bool):
+        return type(value), value
     if isinstance(value, int | float):
         return float, value
     if isinstance(value, Decimal128):

@@ -14,7 +14,7 @@ from bson.binary import Binary, BinaryVectorDtype
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import OperationFailure
 
-from tests.atlas.process import serving
+from tests.atlas.running import stand_in
 
 Client = AsyncIOMotorClient[dict[str, Any]]
 
@@ -53,7 +53,7 @@ TEXTS = {
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serving(tmp_path_factory.mktemp("atlas")) as uri:
+    with stand_in(tmp_path_factory.mktemp("atlas")) as uri:
         yield uri
 
 
@@ -608,7 +608,7 @@ async def test_ttl_that_differs_is_an_options_conflict(db: Any) -> None:
 
 
 async def test_an_older_release_has_no_rank_fusion(tmp_path: Path) -> None:
-    with serving(tmp_path, "--version", "7.0.20") as uri:
+    with stand_in(tmp_path, "--version", "7.0.20") as uri:
         client: Client = AsyncIOMotorClient(uri)
         assert (await client.server_info())["version"] == "7.0.20"
         await client["x"].create_collection("c")
@@ -618,7 +618,7 @@ async def test_an_older_release_has_no_rank_fusion(tmp_path: Path) -> None:
 
 
 async def test_a_wrong_password_is_refused_as_atlas_refuses_it(tmp_path: Path) -> None:
-    with serving(tmp_path, "--username", "ann", "--password", "right") as uri:
+    with stand_in(tmp_path, "--username", "ann", "--password", "right") as uri:
         client: Client = AsyncIOMotorClient(uri)
         await client["x"].c.insert_one({})
         client.close()
