@@ -537,6 +537,8 @@ class AtlasStore:
             for report in own:
                 await self._mend(report)
             if all(report.state == "ready" for report in own):
+                async with self._explained(BULK_SECONDS):
+                    await self._forget_previous()
                 return
             if not any(report.state in ("missing", "differs") for report in own):
                 await asyncio.sleep(POLL_SECONDS)
@@ -574,7 +576,7 @@ class AtlasStore:
     async def _reports(self, model: EmbeddingModel) -> list[IndexReport]:
         models = dict.fromkeys([vector_field(model)], model)
         for recorded in await self._recorded():
-            for one in (recorded, recorded.get("next"), recorded.get("previous")):
+            for one in (recorded, recorded.get("next")):
                 if one:
                     models.setdefault(vector_field(_model_of(one)), _model_of(one))
         wanted = [*REGULAR_INDEXES, *search_indexes(models.values(), self._quantization)]
@@ -681,7 +683,7 @@ class AtlasStore:
                 await models.replace_one(known | _model_of(recorded).model_dump(), known | model.model_dump())
 
     async def _filled(self, collection: str, session: Session | None = None) -> Document:
-        """Make sure, before a write, that no other model has taken over; answer the fields that say whose vector it is.
+        """Make sure that no other model has taken over; answer the fields of a record that say whose vector it has.
 
         Returns:
             `embedded_by`, and `awaits` where the collections are moving to another model.
@@ -734,10 +736,16 @@ class AtlasStore:
         pipeline = query.pipeline(rank_fusion=self._rank_fusion)
         since = {"changed_at": {"$gte": datetime.now(UTC) - timedelta(seconds=RECENT_SECONDS)}}
         newest = collection.find({**query.target.share, **since, **(conditions or {})}).sort("changed_at", -1)
-        rows, recent = await asyncio.gather(
-            collection.aggregate(pipeline).to_list(None) if pipeline else _nothing(),
-            newest.limit(RECENT_RECORDS).to_list(None),
-        )
+        try:
+            rows, recent, _ = await asyncio.gather(
+                collection.aggregate(pipeline).to_list(None) if pipeline else _nothing(),
+                newest.limit(RECENT_RECORDS).to_list(None),
+                self._filled(name),
+            )
+        except OperationFailure:
+            # Another model may have taken over, and the indexes have dropped the vectors of this one.
+            await self._filled(name)
+            raise
         found = query.read(rows)
         late = query.unseen(found, recent)
         if late and len(found.keywords) >= query.candidates:
@@ -1225,7 +1233,10 @@ class AtlasStore:
         _ = self._opened_with
         valid = {"user_id": user_id, "expires_at_us": {"$gt": _micros(now)}}
         async with self._explained():
-            found = await self._collection("cache").find_one({"_id": _digest(user_id, query_hash), **valid})
+            found, _ = await asyncio.gather(
+                self._collection("cache").find_one({"_id": _digest(user_id, query_hash), **valid}),
+                self._filled("cache"),
+            )
         return self._entry(found) if found else None
 
     async def nearest_cached(self, user_id: str, embedding: bytes, now: datetime) -> CacheMatch | None:
@@ -1269,8 +1280,12 @@ class AtlasStore:
             target = model.model_dump()
             models = self._collection("models")
             for one in recorded:
-                if one.get("next") != target:
-                    await models.update_one({"_id": one["_id"]}, {"$set": {"next": target}})
+                abandoned = one.get("next")
+                if abandoned == target:
+                    continue
+                await models.update_one({"_id": one["_id"]}, {"$set": {"next": target}})
+                if abandoned:
+                    await self._drop_vectors(one["collection"], abandoned)
             await self._mark(model)
         async with self._explained(BULK_SECONDS):
             for report in await self._reports(model):
@@ -1339,12 +1354,10 @@ class AtlasStore:
         if old != model:
             await self._transact(lambda session: self._switch(old, model, session))
         async with self._explained(BULK_SECONDS):
-            # Whoever asked before the switch whether it may write, and wrote after it.
+            # Whoever asked before the switch whether it may write, and wrote after it. The old vectors stay until
+            # `build_indexes` is run: a search that began before the switch still finds all of them.
             await self._mark(model)
-            if await self._any_waiting(model):
-                return False
-            await self._forget_previous(model)
-        return True
+            return not await self._any_waiting(model)
 
     async def _any_waiting(self, model: EmbeddingModel) -> bool:
         waiting = {"awaits": vector_field(model)}
@@ -1354,24 +1367,24 @@ class AtlasStore:
         for name in COLLECTIONS:
             await self._collection("models").update_one(
                 {"_id": self._names[name]},
-                {"$set": {**model.model_dump(), "previous": old.model_dump()}, "$unset": {"next": ""}},
+                {"$set": model.model_dump(), "$unset": {"next": ""}, "$addToSet": {"previous": old.model_dump()}},
                 session=session,
             )
 
-    async def _forget_previous(self, model: EmbeddingModel) -> None:
-        """Remove the vectors of the models that were used before, and make the indexes forget them."""
-        models = self._collection("models")
+    async def _drop_vectors(self, collection: str, model: Document) -> None:
+        field = vector_field(_model_of(model))
+        await self._collection(collection).update_many(
+            {"embedded_by": field}, {"$unset": {field: ""}, "$pull": {"embedded_by": field}}
+        )
+
+    async def _forget_previous(self) -> None:
+        """Remove the vectors of models that were used before; no search can be using them any more."""
         for one in await self._recorded():
-            if previous := one.get("previous"):
-                field = vector_field(_model_of(previous))
-                if field != vector_field(model):
-                    await self._collection(one["collection"]).update_many(
-                        {"embedded_by": field}, {"$unset": {field: ""}, "$pull": {"embedded_by": field}}
-                    )
-                await models.update_one({"_id": one["_id"]}, {"$unset": {"previous": ""}})
-        for report in await self._reports(model):
-            if report.index.collection in self._names and report.index.kind == "vectorSearch":
-                await self._mend(report)
+            for previous in one.get("previous", []):
+                if previous in (_model_of(one).model_dump(), one.get("next")):
+                    continue
+                await self._drop_vectors(one["collection"], previous)
+                await self._collection("models").update_one({"_id": one["_id"]}, {"$pull": {"previous": previous}})
 
 
 async def _nothing() -> list[Document]:
