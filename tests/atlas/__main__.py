@@ -21,6 +21,12 @@ def main() -> None:
     parser.add_argument("--username")
     parser.add_argument("--password")
     parser.add_argument("--delay", type=float, default=0.05, help="seconds until a new search index is ready")
+    parser.add_argument(
+        "--rank-fusion",
+        choices=("full", "basic", "off"),
+        default="full",
+        help="which of mongod's feature flags for $rankFusion are on; basic lacks scoreDetails",
+    )
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     atlas = Atlas(
@@ -30,6 +36,7 @@ def main() -> None:
         delay=given.delay,
         user=given.username,
         password=given.password,
+        rank_fusion=given.rank_fusion,
     )
     over = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):

@@ -10,6 +10,7 @@ NAMES = {
     26: "NamespaceNotFound",
     27: "IndexNotFound",
     68: "IndexAlreadyExists",
+    224: "QueryFeatureNotAllowed",
     263: "OperationNotSupportedInTransaction",
     8000: "AtlasError",
     40414: "IDLFailedToParse",

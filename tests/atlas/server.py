@@ -26,7 +26,15 @@ class Atlas:
     """A running stand-in. It changes tables of SecantusDB's that are the process's own, so a process has one."""
 
     def __init__(
-        self, folder: Path, *, port: int, version: str, delay: float, user: str | None, password: str | None
+        self,
+        folder: Path,
+        *,
+        port: int,
+        version: str,
+        delay: float,
+        user: str | None,
+        password: str | None,
+        rank_fusion: str = "full",
     ) -> None:
         release = tuple(int(part) for part in version.split("."))
         commands.SERVER_VERSION = version
@@ -44,7 +52,7 @@ class Atlas:
         self.indexes = Indexes(self.server.storage, delay)
         repairs.register()
         metadata.register()
-        Stages(self.indexes, fusing=release >= (8, 0)).register()
+        Stages(self.indexes, fusing=release >= (8, 0), allowed=rank_fusion).register()
         self._register()
 
     def start(self) -> str:

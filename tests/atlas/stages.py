@@ -51,8 +51,9 @@ def first_stage(pipeline: object) -> str | None:
 class Stages:
     """The stages, on the indexes of one server."""
 
-    def __init__(self, indexes: Indexes, *, fusing: bool) -> None:
+    def __init__(self, indexes: Indexes, *, fusing: bool, allowed: str) -> None:
         self.indexes = indexes
+        self.allowed = allowed
         self.names = {*SEARCHING, LISTING} | ({fusion.STAGE} if fusing else set())
 
     def register(self) -> None:
@@ -162,7 +163,11 @@ class Stages:
         return self.indexes.listed(context.db_name, context.coll_name, spec)
 
     def _rank_fusion(self, spec: Any, _documents: Documents, context: PipelineContext) -> Documents:
+        if self.allowed == "off":
+            raise refusal(224, f"{fusion.STAGE} is not allowed in the current configuration.")
         given = Fusion(spec)
+        if given.details and self.allowed == "basic":
+            raise refusal(224, "'featureFlagRankFusionFull' must be enabled to use scoreDetails")
         for pipeline in given.pipelines.values():
             self._check(pipeline, None, in_transaction=False)
         ranked: dict[str, Documents] = {}

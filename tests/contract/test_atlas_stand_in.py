@@ -617,6 +617,19 @@ async def test_an_older_release_has_no_rank_fusion(tmp_path: Path) -> None:
         client.close()
 
 
+@pytest.mark.parametrize("flags", ["basic", "off"])
+async def test_rank_fusion_by_feature_flag(tmp_path: Path, flags: str) -> None:
+    with stand_in(tmp_path, "--rank-fusion", flags) as uri:
+        client: Client = AsyncIOMotorClient(uri)
+        await client["x"].c.insert_one({"_id": 1})
+        fusion: dict[str, Any] = {"input": {"pipelines": {"a": LEG}}}
+        with refused(224):
+            await client["x"].c.aggregate([{"$rankFusion": {**fusion, "scoreDetails": True}}]).to_list(None)
+        with refused(224) if flags == "off" else contextlib.nullcontext():
+            await client["x"].c.aggregate([{"$rankFusion": fusion}]).to_list(None)
+        client.close()
+
+
 async def test_a_wrong_password_is_refused_as_atlas_refuses_it(tmp_path: Path) -> None:
     with stand_in(tmp_path, "--username", "ann", "--password", "right") as uri:
         client: Client = AsyncIOMotorClient(uri)
