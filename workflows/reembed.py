@@ -49,6 +49,6 @@ async def _durably(method: Callable[[ReembedActivities, Argument], Awaitable[Res
         argument,
         # Heartbeats tell whether it is alive; this only has to be longer than any store takes.
         start_to_close_timeout=timedelta(days=30),
-        heartbeat_timeout=timedelta(seconds=15),
+        heartbeat_timeout=timedelta(seconds=10),
         retry_policy=DURABLY,
     )
