@@ -32,29 +32,19 @@ from motor.motor_asyncio import (
     AsyncIOMotorCollection,
     AsyncIOMotorDatabase,
 )
-from pymongo import ReadPreference, ReturnDocument
+from pymongo import ReadPreference, ReturnDocument, UpdateOne
 from pymongo.errors import (
-    BulkWriteError,
-    ConfigurationError,
-    ConnectionFailure,
-    DocumentTooLarge,
+    CollectionInvalid,
     DuplicateKeyError,
-    ExecutionTimeout,
-    InvalidOperation,
-    InvalidURI,
     OperationFailure,
     PyMongoError,
-    WaitQueueTimeoutError,
 )
-from pymongo.operations import IndexModel, SearchIndexModel
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
-from temporalio.exceptions import ApplicationError
 
 from activities.errors import failure
 from activities.models import (
     DEFAULT_COLLECTION,
-    EMBEDDED,
     CacheEntry,
     CacheMatch,
     Chunk,
@@ -74,21 +64,21 @@ from activities.models import (
     SearchHit,
     SimilarMemory,
 )
+from activities.store import atlas_reembed
+from activities.store.atlas_building import build, refuse, reports_of, searched_indexes
+from activities.store.atlas_errors import NOT_PRIMARY, explain
 from activities.store.atlas_indexes import (
-    REBUILDING,
-    REGULAR_INDEXES,
+    COLLECTIONS,
     TEXT_INDEX,
     VECTOR_INDEX,
     IndexReport,
     Quantization,
-    compare_external,
-    compare_regular,
-    compare_search,
-    search_indexes,
+    model_of,
     vector_field,
 )
+from activities.store.atlas_reembed import PASS_SECONDS
 from activities.store.atlas_search import Document, Found, Query, Target, dot, mql
-from activities.store.base import ACCESSES_KEPT, NEIGHBOURS, mismatch, not_reembedding
+from activities.store.base import ACCESSES_KEPT, NEIGHBOURS, mismatch
 from activities.store.filters import Condition, Node, fields_of, parse_filter
 from activities.store.likeness import numbers_in
 from activities.store.vectors import searchable
@@ -99,17 +89,12 @@ T = TypeVar("T")
 Session = AsyncIOMotorClientSession
 Collection = AsyncIOMotorCollection[Document]
 
-COLLECTIONS = tuple(EMBEDDED)
-
 SELECTION_SECONDS = 5.0
 """How long the driver looks for the primary: less than an attempt of an activity may take."""
 OPERATION_SECONDS = 10.0
 """How long one command may take, the wait for a connection included."""
-BULK_SECONDS = 300.0
-"""The same for what goes over many records."""
 CONFLICT_SECONDS = 8.0
 """How long a transaction that met another one is tried again before Temporal does."""
-POLL_SECONDS = 0.5
 RECENT_SECONDS = 60.0
 """For how long a record is looked at besides the search indexes, which usually hold it within one or two."""
 RECENT_RECORDS = 100
@@ -123,11 +108,9 @@ _MICROSECOND = timedelta(microseconds=1)
 _FLOAT32 = b"\x27\x00"
 """How a packed vector of float32 begins in BSON's vector subtype."""
 _VECTOR_SUBTYPE = 9
+_NO_RANK_FUSION = frozenset({224, 40324})
+"""Codes of QueryFeatureNotAllowed and of a stage that the server doesn't know."""
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-
-_PASSING = frozenset({6, 7, 24, 50, 64, 89, 91, 112, 189, 202, 211, 246, 251, 262, 317, 358, 9001})
-"""Codes of errors that pass by themselves, besides those of a node that isn't primary: MongoDB's error_codes.yml."""
-_NOT_PRIMARY = frozenset({10058, 10107, 11600, 11602, 13435, 13436})
 
 
 class _ConflictError(Exception):
@@ -146,16 +129,8 @@ def _moment(micros: int) -> datetime:
     return _EPOCH + micros * _MICROSECOND
 
 
-def _binary(vector: bytes) -> Binary:
-    return Binary(_FLOAT32 + vector, _VECTOR_SUBTYPE)
-
-
 def _digest(*parts: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _model_of(recorded: Document) -> EmbeddingModel:
-    return EmbeddingModel(model_id=recorded["model_id"], dimensions=recorded["dimensions"])
 
 
 def _jsonable(value: Any) -> Any:
@@ -179,6 +154,195 @@ def _at(record: Document, path: str) -> Any:
     for name in path.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     return value
+
+
+class AtlasDatabase:
+    """The connection to one database: what every part of the store reaches it by.
+
+    Args:
+        uri: Connection string. What it doesn't say is set here: TLS (except to this machine), time-outs, the pool.
+        name: Of the database.
+        names: What the collections are called, by the store's own names for them.
+        pool_size: Most commands at once; what is beyond that waits.
+        timeout: Seconds that one command may take, the wait for a connection included.
+    """
+
+    def __init__(self, uri: str, name: str, names: dict[str, str], pool_size: int, timeout: float) -> None:
+        self._uri = uri
+        self.name = name
+        self.names = names
+        self.version = ""
+        self.rank_fusion = False
+        self._pool_size = pool_size
+        self._timeout = timeout
+        self._client: AsyncIOMotorClient[Document] | None = None
+
+    async def connect(self) -> None:
+        """Reach the server; a first time also see what it can do."""
+        if self._client is None:
+            loop = asyncio.get_running_loop()
+            # In a thread: the addresses behind mongodb+srv:// are looked up there and then.
+            client: AsyncIOMotorClient[Document] = await asyncio.to_thread(
+                AsyncIOMotorClient, self._uri, io_loop=loop, **self._options()
+            )
+            try:
+                info = await client.admin.command("buildInfo")
+            except BaseException:
+                client.close()
+                raise
+            self.version = str(info["version"])
+            self.rank_fusion = int(self.version.split(".")[0]) >= 8
+            self._client = client
+
+    def _options(self) -> dict[str, Any]:
+        """Options of the driver: durability as this store promises it; the rest where the URI doesn't say it."""
+        given = self._uri.partition("?")[2].lower()
+        defaults: dict[str, Any] = {
+            "appname": "durable-context",
+            "serverSelectionTimeoutMS": round(SELECTION_SECONDS * 1000),
+            "connectTimeoutMS": round(SELECTION_SECONDS * 1000),
+            "timeoutMS": round(self._timeout * 1000),
+            "maxPoolSize": self._pool_size,
+        }
+        hosts = self.hosts.split(",")
+        local = all(host.rpartition(":")[0] in _LOOPBACK or host in _LOOPBACK for host in hosts)
+        if self._uri.startswith("mongodb://") and not local and "ssl=" not in given:
+            defaults["tls"] = True
+        chosen = {name: value for name, value in defaults.items() if f"{name.lower()}=" not in given}
+        # Temporal retries; everything here may be done twice.
+        return chosen | {"retryWrites": False, "retryReads": False, "tz_aware": True, "w": "majority"}
+
+    def _db(self) -> AsyncIOMotorDatabase[Document]:
+        if self._client is None:
+            raise failure("unavailable", "the store isn't open")
+        return self._client.get_database(
+            self.name,
+            codec_options=CodecOptions(tz_aware=True),
+            read_preference=ReadPreference.PRIMARY,
+            write_concern=WriteConcern("majority"),
+        )
+
+    @property
+    def hosts(self) -> str:
+        """The hosts in the connection string, without user and password."""
+        return self._uri.partition("://")[2].partition("?")[0].rpartition("@")[2].partition("/")[0]
+
+    @property
+    def connected(self) -> bool:
+        return self._client is not None
+
+    def close(self) -> None:
+        """Release every connection. Idempotent."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def collection(self, name: str) -> Collection:
+        """A collection by the store's own name for it."""
+        return self._db()[self.names[name]]
+
+    def elsewhere(self, name: str) -> Collection:
+        """Somebody else's collection, by `database.collection`."""
+        self._db()
+        assert self._client is not None
+        database, _, collection = name.partition(".")
+        return self._client.get_database(
+            database, codec_options=CodecOptions(tz_aware=True), read_preference=ReadPreference.PRIMARY
+        )[collection]
+
+    async def command(self, command: Document) -> Document:
+        """Run a command of the database."""
+        return await self._db().command(command)
+
+    async def create_collections(self) -> None:
+        """Create those that don't exist: search indexes need theirs."""
+        there = set(await self._db().list_collection_names())
+        for name in self.names.values():
+            if name not in there:
+                # Another process may be faster.
+                with contextlib.suppress(CollectionInvalid):
+                    await self._db().create_collection(name)
+
+    @staticmethod
+    def binary(vector: bytes) -> Binary:
+        """A packed vector of float32 as BSON's vector of that type."""
+        return Binary(_FLOAT32 + vector, _VECTOR_SUBTYPE)
+
+    async def update_each(self, collection: str, changes: Sequence[tuple[Document, Document]]) -> None:
+        """Make changes, each given by what it applies to, in one command."""
+        if changes:
+            updates = [UpdateOne(where, change) for where, change in changes]
+            await self.collection(collection).bulk_write(updates, ordered=False)
+
+    @contextlib.asynccontextmanager
+    async def explained(self, seconds: float | None = None) -> AsyncIterator[None]:
+        """Errors of the driver leave the block as failures in our own words.
+
+        Args:
+            seconds: How long each command of the block may take, where that is longer than usual.
+        """
+        try:
+            with pymongo.timeout(seconds) if seconds else contextlib.nullcontext():
+                yield
+        except (PyMongoError, BSONError, UnicodeEncodeError, OverflowError) as error:
+            # The driver's own words would go into workflow histories with it.
+            raise explain(error, self.name, self._pool_size) from None
+
+    async def transact(self, work: Callable[[Session], Awaitable[T]], seconds: float | None = None) -> T:
+        """Run `work` in one transaction: it happens as a whole or not at all. One that meets another is tried again.
+
+        Args:
+            work: What to do; it may be run several times, and raise `_ConflictError` to be.
+            seconds: How long each command may take, where that is longer than usual.
+        """
+        deadline = time.monotonic() + CONFLICT_SECONDS
+        attempt = 0
+        while True:
+            try:
+                async with self.explained(seconds):
+                    await self.connect()
+                    assert self._client is not None
+                    async with await self._client.start_session() as session:
+                        try:
+                            async with session.start_transaction(ReadConcern("snapshot"), WriteConcern("majority")):
+                                return await work(session)
+                        except OperationFailure as error:
+                            if not error.has_error_label("TransientTransactionError") or error.code in NOT_PRIMARY:
+                                raise
+                            raise _ConflictError from None
+            except _ConflictError:
+                if time.monotonic() > deadline:
+                    raise failure("unavailable", "others are changing the same records; the call is retried") from None
+            attempt += 1
+            await asyncio.sleep(random.uniform(0, min(0.25, 0.01 * 2**attempt)))
+
+    async def recorded(self) -> list[Document]:
+        """The records of the collections' models, each with the store's own name of its collection."""
+        names = {self.names[name]: name for name in COLLECTIONS}
+        return [
+            recorded | {"collection": names[recorded["_id"]]}
+            async for recorded in self.collection("models").find({"_id": {"$in": list(names)}}).sort("_id", 1)
+        ]
+
+    async def holds_records(self, collection: str) -> bool:
+        return await self.collection(collection).find_one({}, {"_id": 1}) is not None
+
+    async def adopt(self, model: EmbeddingModel) -> None:
+        """Record that `model` fills the collections; those without records take any."""
+        models = self.collection("models")
+        for name in COLLECTIONS:
+            known: Document = {"_id": self.names[name]}
+            recorded: Document | None
+            try:
+                recorded = await models.find_one_and_update(
+                    known, {"$setOnInsert": model.model_dump()}, upsert=True, return_document=ReturnDocument.AFTER
+                )
+            except DuplicateKeyError:
+                recorded = await models.find_one(known)
+            if recorded is not None and model_of(recorded) != model:
+                if await self.holds_records(name):
+                    raise mismatch(name, model_of(recorded), model)
+                await models.replace_one(known | model_of(recorded).model_dump(), known | model.model_dump())
 
 
 class AtlasStore:
@@ -205,22 +369,16 @@ class AtlasStore:
         pool_size: int = 64,
         timeout: float = OPERATION_SECONDS,
     ) -> None:
-        self._uri = uri
-        self._database = database
-        self._quantization = quantization
-        self._external = {one.name: one for one in external}
-        self._pool_size = pool_size
-        self._timeout = timeout
-        self._names = dict.fromkeys(COLLECTIONS, "") | {name: name for name in COLLECTIONS} | dict(names or {})
-        self._names |= {
-            "sources": f"{self._names['documents']}_sources",
-            "users": f"{self._names['memory_nodes']}_users",
+        own = {name: name for name in COLLECTIONS} | dict(names or {})
+        own |= {
+            "sources": f"{own['documents']}_sources",
+            "users": f"{own['memory_nodes']}_users",
             "models": "durable_context_models",
         }
-        self._client: AsyncIOMotorClient[Document] | None = None
+        self._db = AtlasDatabase(uri, database, own, pool_size, timeout)
+        self._quantization = quantization
+        self._external = {one.name: one for one in external}
         self._model: EmbeddingModel | None = None
-        self._rank_fusion = False
-        self._version = ""
         self._last_moment = 0
         self._indexes_seen = 0.0
         self._forming: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -229,70 +387,33 @@ class AtlasStore:
 
     async def open(self, model: EmbeddingModel) -> None:
         try:
-            async with self._explained():
-                await self._connect()
-                for recorded in await self._recorded():
-                    if (filler := _model_of(recorded)) != model and await self._holds_records(recorded["collection"]):
-                        raise mismatch(recorded["collection"], filler, model)
-                await self._verify(await self._reports(model))
-                await self._adopt(model)
+            async with self._db.explained():
+                await self._db.connect()
+                for recorded in await self._db.recorded():
+                    name, filler = recorded["collection"], model_of(recorded)
+                    if filler != model and await self._db.holds_records(name):
+                        raise mismatch(name, filler, model)
+                refuse(self._db, await self._reports(model), model)
+                await self._db.adopt(model)
         except BaseException:
             await self.close()
             raise
+        self._indexes_seen = time.monotonic()
         self._model = model
 
-    async def _connect(self) -> AsyncIOMotorDatabase[Document]:
-        """Reach the server; a first time also see what it can do."""
-        if self._client is None:
-            loop = asyncio.get_running_loop()
-            # In a thread: the addresses behind mongodb+srv:// are looked up there and then.
-            client: AsyncIOMotorClient[Document] = await asyncio.to_thread(
-                AsyncIOMotorClient, self._uri, io_loop=loop, **self._options()
-            )
-            try:
-                info = await client.admin.command("buildInfo")
-            except BaseException:
-                client.close()
-                raise
-            self._version = str(info["version"])
-            self._rank_fusion = int(self._version.split(".")[0]) >= 8
-            self._client = client
-        return self._db()
+    async def close(self) -> None:
+        self._model = None
+        self._db.close()
 
-    def _options(self) -> dict[str, Any]:
-        """Options of the driver: durability as this store promises it; the rest where the URI doesn't say it."""
-        given = self._uri.partition("?")[2].lower()
-        defaults: dict[str, Any] = {
-            "appname": "durable-context",
-            "serverSelectionTimeoutMS": round(SELECTION_SECONDS * 1000),
-            "connectTimeoutMS": round(SELECTION_SECONDS * 1000),
-            "timeoutMS": round(self._timeout * 1000),
-            "maxPoolSize": self._pool_size,
-        }
-        hosts = self._uri.partition("://")[2].partition("?")[0].rpartition("@")[2].partition("/")[0].split(",")
-        local = all(host.rpartition(":")[0] in _LOOPBACK or host in _LOOPBACK for host in hosts)
-        if self._uri.startswith("mongodb://") and not local and "ssl=" not in given:
-            defaults["tls"] = True
-        chosen = {name: value for name, value in defaults.items() if f"{name.lower()}=" not in given}
-        # Temporal retries; everything here may be done twice.
-        return chosen | {"retryWrites": False, "retryReads": False, "tz_aware": True, "w": "majority"}
-
-    def _db(self) -> AsyncIOMotorDatabase[Document]:
-        if self._client is None:
-            raise failure("unavailable", "the store isn't open")
-        return self._client.get_database(
-            self._database,
-            codec_options=CodecOptions(tz_aware=True),
-            read_preference=ReadPreference.PRIMARY,
-            write_concern=WriteConcern("majority"),
-        )
-
-    def _collection(self, name: str) -> Collection:
-        return self._db()[self._names[name]]
+    async def ping(self) -> str:
+        _ = self._opened_with
+        async with self._db.explained():
+            await self._db.command({"ping": 1})
+        return f"MongoDB {self._db.version} with Atlas Search, {self._db.hosts}/{self._db.name}"
 
     @property
     def _opened_with(self) -> EmbeddingModel:
-        if self._model is None or self._client is None:
+        if self._model is None:
             raise failure("unavailable", "the store isn't open")
         return self._model
 
@@ -300,216 +421,16 @@ class AtlasStore:
     def _vector_field(self) -> str:
         return vector_field(self._opened_with)
 
-    async def close(self) -> None:
-        client, self._client, self._model = self._client, None, None
-        if client is not None:
-            client.close()
-
-    async def ping(self) -> str:
-        _ = self._opened_with
-        async with self._explained():
-            await self._db().command("ping")
-        hosts = self._uri.partition("://")[2].partition("?")[0].rpartition("@")[2].partition("/")[0]
-        return f"MongoDB {self._version} with Atlas Search, {hosts}/{self._database}"
-
-    @contextlib.asynccontextmanager
-    async def _explained(self, seconds: float | None = None) -> AsyncIterator[None]:
-        """Errors of the driver leave the block as failures in our own words.
-
-        The driver's and the server's may hold the records' contents and the URI's secrets, and would go into workflow
-        histories with them.
-
-        Args:
-            seconds: How long each command of the block may take, where that is longer than usual.
-        """
-        try:
-            with pymongo.timeout(seconds) if seconds else contextlib.nullcontext():
-                yield
-        except (PyMongoError, BSONError, UnicodeEncodeError, OverflowError) as error:
-            raise self._explain(error) from None
-
-    def _explain(self, error: Exception) -> ApplicationError:
-        """What an error of the driver means to the tool's caller."""
-        text = str(error)
-        code = error.code if isinstance(error, OperationFailure) else None
-        if isinstance(error, BulkWriteError):
-            code = next((one.get("code") for one in (error.details or {}).get("writeErrors", [])), None)
-        match error:
-            case InvalidURI():
-                return failure(
-                    "not_configured",
-                    "MONGODB_URI isn't a connection string: copy it from Atlas (Connect, Drivers), and percent-encode "
-                    "special characters of its user and password.",
-                )
-            case ConfigurationError():
-                return self._explain_configuration(text)
-            case DocumentTooLarge():
-                return failure("rejected", "the record is too large: MongoDB takes 16 MB with everything in it")
-            case UnicodeEncodeError():
-                return failure("rejected", "the text holds a lone surrogate, which isn't valid Unicode")
-            case OverflowError():
-                return failure("rejected", "an integer doesn't fit into the 64 bits that the store keeps")
-            case BSONError():
-                if "utf-8" in text.lower() or "surrogate" in text.lower():
-                    return failure("rejected", "the text holds a lone surrogate, which isn't valid Unicode")
-                return failure(
-                    "rejected", "the record holds something that MongoDB can't keep: see its metadata's names"
-                )
-            case WaitQueueTimeoutError():
-                return failure(
-                    "unavailable",
-                    f"all {self._pool_size} connections to Atlas are in use; the call is retried. If it happens often, "
-                    "run more workers, or raise maxPoolSize in MONGODB_URI.",
-                )
-            case ConnectionFailure() if code is None:
-                return self._explain_connection(text)
-            case ExecutionTimeout():
-                return failure("unavailable", "Atlas took too long over a command; the call is retried")
-            case InvalidOperation():
-                return failure("unavailable", "the store isn't open")
-        if code == 11000:
-            return failure("rejected", "the record's id already belongs to another record")
-        if code in _NOT_PRIMARY or error.has_error_label("RetryableWriteError"):  # type: ignore[attr-defined]
-            return failure("unavailable", "Atlas is electing another primary; the call is retried")
-        return self._explain_refusal(code, text, error)
-
-    def _explain_refusal(self, code: int | None, text: str, error: Exception) -> ApplicationError:
-        """What it means that the server took a command and refused it."""
-        lower = text.lower()
-        if code == 18 or (code == 8000 and "auth" in lower):
-            return failure(
-                "access_denied",
-                "Atlas refused the user or the password of MONGODB_URI: check both under Database Access, and "
-                "percent-encode special characters.",
-            )
-        if code == 13 or code == 8000:
-            return failure(
-                "access_denied",
-                f"the user of MONGODB_URI may not do this in database {self._database}: give it the role readWrite "
-                "there under Database Access, and for `durable-context index` also dbAdmin.",
-            )
-        if code in (31082, 59, 40324) or "searchnotenabled" in lower or code == 31083:
-            return failure(
-                "not_configured",
-                "the server behind MONGODB_URI has no Atlas Search: use MongoDB Atlas (flex or dedicated) or the image "
-                "mongodb/mongodb-atlas-local.",
-            )
-        if "maximum number" in lower and "index" in lower:
-            return failure(
-                "not_configured",
-                "this Atlas cluster allows no more search indexes. The store needs six: use a flex or dedicated "
-                "cluster, or drop other search indexes.",
-            )
-        if ("indexed" in lower and ("dimensions" in lower or "needs to be" in lower)) or code == 27:
-            return failure(
-                "not_configured",
-                "a search index doesn't fit this version or the embedding model: run `durable-context index --check`, "
-                "then `durable-context index`.",
-            )
-        if code == 10334 or code == 17280 or "bsonobjecttoolarge" in lower or "object to insert too large" in lower:
-            return failure("rejected", "the record is too large: MongoDB takes 16 MB with everything in it")
-        if code in _PASSING or error.has_error_label("TransientTransactionError"):  # type: ignore[attr-defined]
-            return failure("unavailable", "Atlas couldn't do it just now; the call is retried")
-        name = (getattr(error, "details", None) or {}).get("codeName", type(error).__name__)
-        logger.debug("Atlas refused a command: %s", name, exc_info=True)
-        return failure("rejected", f"Atlas refused the command ({name}, code {code}).")
-
-    @staticmethod
-    def _explain_configuration(text: str) -> ApplicationError:
-        lower = text.lower()
-        if "does not exist" in lower or "nxdomain" in lower:
-            return failure(
-                "not_configured",
-                "the host of MONGODB_URI isn't known to DNS: check its spelling, and in Atlas that the cluster exists "
-                "and isn't paused.",
-            )
-        if "resolution lifetime" in lower or "nameserver" in lower or "timed out" in lower:
-            return failure("unavailable", "the host of MONGODB_URI can't be looked up: DNS doesn't answer")
-        return failure(
-            "not_configured", "MONGODB_URI has options that can't be used: copy it anew from Atlas (Connect, Drivers)."
-        )
-
-    @staticmethod
-    def _explain_connection(text: str) -> ApplicationError:
-        """What it means that no server could be reached, or that a connection broke."""
-        lower = text.lower()
-        if "authentication failed" in lower or "bad auth" in lower:
-            return failure("access_denied", "Atlas refused the user or the password of MONGODB_URI: check both.")
-        if "tlsv1 alert internal error" in lower or "tlsv1_alert_internal_error" in lower:
-            return failure(
-                "unavailable",
-                "Atlas closes the connection: this machine's IP address isn't in the project's IP access list (Atlas, "
-                "Network Access).",
-            )
-        if "certificate verify failed" in lower:
-            return failure(
-                "unavailable",
-                "the certificate of the server behind MONGODB_URI can't be verified: check the host, this machine's "
-                "clock and its CA certificates (tlsCAFile).",
-            )
-        if "ssl" in lower or "tls" in lower:
-            return failure(
-                "unavailable",
-                "the TLS handshake with the server behind MONGODB_URI fails: Atlas needs TLS; add tls=false only for a "
-                "server without it.",
-            )
-        if "name or service not known" in lower or "nodename nor servname" in lower or "getaddrinfo" in lower:
-            return failure(
-                "unavailable",
-                "the host of MONGODB_URI isn't known to DNS: check its spelling, and in Atlas that the cluster exists "
-                "and isn't paused.",
-            )
-        if "no replica set members" in lower or "primary" in lower or "not primary" in lower:
-            return failure("unavailable", "Atlas has no primary just now (an election, or maintenance)")
-        if "connection refused" in lower:
-            return failure("unavailable", "nothing listens at the host and port of MONGODB_URI")
-        if "closed" in lower or "reset" in lower or "broken pipe" in lower:
-            return failure("unavailable", "the connection to Atlas broke; the call is retried")
-        return failure(
-            "unavailable",
-            "no server behind MONGODB_URI answers: check that the cluster isn't paused or still resuming (Atlas, "
-            "Database), that this machine's IP address is in the access list (Network Access), and that its firewall "
-            "lets TCP 27015-27017 out.",
-        )
-
-    async def _transact(self, work: Callable[[Session], Awaitable[T]], seconds: float | None = None) -> T:
-        """Run `work` in one transaction: it happens as a whole or not at all. One that meets another is tried again.
-
-        Args:
-            work: What to do; it may be run several times, and raise `_ConflictError` to be.
-            seconds: How long each command may take, where that is longer than usual.
-        """
-        deadline = time.monotonic() + CONFLICT_SECONDS
-        attempt = 0
-        while True:
-            try:
-                async with self._explained(seconds):
-                    self._db()
-                    assert self._client is not None
-                    async with await self._client.start_session() as session:
-                        try:
-                            async with session.start_transaction(ReadConcern("snapshot"), WriteConcern("majority")):
-                                return await work(session)
-                        except OperationFailure as error:
-                            if not error.has_error_label("TransientTransactionError") or error.code in _NOT_PRIMARY:
-                                raise
-                            raise _ConflictError from None
-            except _ConflictError:
-                if time.monotonic() > deadline:
-                    raise failure("unavailable", "others are changing the same records; the call is retried") from None
-            attempt += 1
-            await asyncio.sleep(random.uniform(0, min(0.25, 0.01 * 2**attempt)))
-
     # Indexes
 
     def collection_name(self, name: str) -> str:
         """What a collection that an index report names is called in the database."""
-        return self._names.get(name, name)
+        return self._db.names.get(name, name)
 
     async def reports(self, model: EmbeddingModel) -> list[IndexReport]:
-        """How each index that the store needs for `model` stands, those of the declared collections included."""
-        async with self._explained():
-            await self._connect()
+        """How each index stands that the store needs for `model`, and those of the declared collections."""
+        async with self._db.explained():
+            await self._db.connect()
             return await self._reports(model)
 
     async def build_indexes(self, model: EmbeddingModel, on_change: Callable[[list[IndexReport]], None]) -> None:
@@ -522,165 +443,20 @@ class AtlasStore:
         Raises:
             ApplicationError: `not_configured` where Atlas can't build one.
         """
-        async with self._explained():
-            db = await self._connect()
-            there = set(await db.list_collection_names())
-            for name in self._names.values():
-                if name not in there:
-                    with contextlib.suppress(pymongo.errors.CollectionInvalid):
-                        await db.create_collection(name)
-        while True:
-            async with self._explained():
-                reports = await self._reports(model)
-            on_change(reports)
-            own = [report for report in reports if report.index.collection in self._names]
-            for report in own:
-                await self._mend(report)
-            if all(report.state == "ready" for report in own):
-                async with self._explained(BULK_SECONDS):
-                    await self._forget_previous()
-                return
-            if not any(report.state in ("missing", "differs") for report in own):
-                await asyncio.sleep(POLL_SECONDS)
-
-    async def _mend(self, report: IndexReport) -> None:
-        """Create or change one index; a search index is built in the background."""
-        index, collection = report.index, self._collection(report.index.collection)
-        if report.state == "failed":
-            raise failure(
-                "not_configured",
-                f"Atlas can't build the index {index.name} of {self._names[index.collection]}: "
-                f"{report.detail or 'no reason given'}",
-            )
-        if report.state not in ("missing", "differs"):
-            return
-        async with self._explained(BULK_SECONDS):
-            if index.kind == "regular":
-                if report.state == "differs":
-                    await collection.drop_index(index.name)
-                options = {name: value for name, value in index.definition.items() if name != "key"}
-                await collection.create_indexes([IndexModel(list(index.definition["key"].items()), **options)])
-            elif report.state == "missing":
-                model = SearchIndexModel(index.definition, index.name, index.kind)
-                try:
-                    await collection.create_search_indexes([model])
-                except OperationFailure as error:
-                    # Another process was faster; what it made is looked at next.
-                    if error.code != 68:
-                        raise
-            elif report.detail.startswith("it is a "):
-                await collection.drop_search_index(index.name)
-            else:
-                await collection.update_search_index(index.name, index.definition)
+        async with self._db.explained():
+            await self._db.connect()
+        await build(self._db, lambda: self._reports(model), on_change)
+        async with self._db.explained(PASS_SECONDS):
+            await atlas_reembed.forget_previous(self._db)
 
     async def _reports(self, model: EmbeddingModel) -> list[IndexReport]:
-        models = dict.fromkeys([vector_field(model)], model)
-        for recorded in await self._recorded():
-            for one in (recorded, recorded.get("next")):
-                if one:
-                    models.setdefault(vector_field(_model_of(one)), _model_of(one))
-        wanted = [*REGULAR_INDEXES, *search_indexes(models.values(), self._quantization)]
-        collections = dict.fromkeys(index.collection for index in wanted)
-        regular, searching = await asyncio.gather(
-            asyncio.gather(*(self._regular_indexes(self._collection(name)) for name in collections)),
-            asyncio.gather(*(self._search_indexes(self._collection(name)) for name in collections)),
-        )
-        regular_of, searching_of = (
-            dict(zip(collections, regular, strict=True)),
-            dict(zip(collections, searching, strict=True)),
-        )
-        reports = [
-            compare_regular(index, regular_of[index.collection].get(index.name))
-            if index.kind == "regular"
-            else compare_search(index, searching_of[index.collection].get(index.name))
-            for index in wanted
-        ]
-        for external in self._external.values():
-            there = await self._search_indexes(self._external_collection(external))
-            reports.append(compare_external(external.name, external.vector_index, "vectorSearch", there))
-            reports.append(compare_external(external.name, external.text_index, "search", there))
-        return reports
-
-    @staticmethod
-    async def _regular_indexes(collection: Collection) -> dict[str, Document]:
-        return {one["name"]: dict(one) async for one in collection.list_indexes()}
-
-    @staticmethod
-    async def _search_indexes(collection: Collection) -> dict[str, Document]:
-        try:
-            return {one["name"]: one async for one in collection.aggregate([{"$listSearchIndexes": {}}])}
-        except OperationFailure as error:
-            # Before its first record, a collection doesn't exist.
-            if error.code == 26:
-                return {}
-            raise
-
-    async def _verify(self, reports: Sequence[IndexReport]) -> None:
-        """Refuse to work without the indexes, and say how to get them."""
-        own = [report for report in reports if report.index.collection in self._names]
-        missing = sorted({self._names[report.index.collection] for report in own if report.state == "missing"})
-        if missing:
-            raise failure(
-                "not_configured",
-                f"indexes are missing in the Atlas database {self._database} ({', '.join(missing)}): run "
-                "`durable-context index` once.",
-            )
-        # An index that is being rebuilt answers with its old definition meanwhile.
-        unqueryable = [
-            report for report in own if report.state in ("building", "failed") and report.detail != REBUILDING
-        ]
-        if unqueryable:
-            raise failure(
-                "unavailable",
-                f"Atlas is still building the index {unqueryable[0].index.name} of "
-                f"{self._names[unqueryable[0].index.collection]} ({unqueryable[0].detail}); `durable-context index` "
-                "shows how far it is",
-            )
-        for report in reports:
-            if report.state != "ready":
-                logger.warning(
-                    "index %s of %s: %s %s; `durable-context index --check` says more",
-                    report.index.name,
-                    self._names.get(report.index.collection, report.index.collection),
-                    report.state,
-                    report.detail,
-                )
-        self._indexes_seen = time.monotonic()
+        return await reports_of(self._db, model, self._quantization, self._external.values())
 
     async def _check_emptiness(self) -> None:
         """Where a search finds nothing, make sure that there are indexes: Atlas doesn't say that one is missing."""
         if time.monotonic() - self._indexes_seen > VERDICT_SECONDS:
-            await self._verify(await self._reports(self._opened_with))
-
-    # Which model fills the collections
-
-    async def _recorded(self) -> list[Document]:
-        """The records of the collections' models, each with the store's own name of its collection."""
-        names = {self._names[name]: name for name in COLLECTIONS}
-        return [
-            recorded | {"collection": names[recorded["_id"]]}
-            async for recorded in self._collection("models").find({"_id": {"$in": list(names)}}).sort("_id", 1)
-        ]
-
-    async def _holds_records(self, collection: str) -> bool:
-        return await self._collection(collection).find_one({}, {"_id": 1}) is not None
-
-    async def _adopt(self, model: EmbeddingModel) -> None:
-        """Record that `model` fills the collections; those without records take any."""
-        models = self._collection("models")
-        for name in COLLECTIONS:
-            known: Document = {"_id": self._names[name]}
-            recorded: Document | None
-            try:
-                recorded = await models.find_one_and_update(
-                    known, {"$setOnInsert": model.model_dump()}, upsert=True, return_document=ReturnDocument.AFTER
-                )
-            except DuplicateKeyError:
-                recorded = await models.find_one(known)
-            if recorded is not None and _model_of(recorded) != model:
-                if await self._holds_records(name):
-                    raise mismatch(name, _model_of(recorded), model)
-                await models.replace_one(known | _model_of(recorded).model_dump(), known | model.model_dump())
+            refuse(self._db, await self._reports(self._opened_with), self._opened_with)
+            self._indexes_seen = time.monotonic()
 
     async def _filled(self, collection: str, session: Session | None = None) -> Document:
         """Make sure that no other model has taken over; answer the fields of a record that say whose vector it has.
@@ -689,18 +465,18 @@ class AtlasStore:
             `embedded_by`, and `awaits` where the collections are moving to another model.
         """
         model = self._opened_with
-        recorded = await self._collection("models").find_one({"_id": self._names[collection]}, session=session)
-        if recorded is not None and _model_of(recorded) != model:
-            raise mismatch(collection, _model_of(recorded), model)
+        recorded = await self._db.collection("models").find_one({"_id": self._db.names[collection]}, session=session)
+        if recorded is not None and model_of(recorded) != model:
+            raise mismatch(collection, model_of(recorded), model)
         fields: Document = {"embedded_by": [vector_field(model)]}
         if recorded and recorded.get("next"):
-            fields["awaits"] = vector_field(_model_of(recorded["next"]))
+            fields["awaits"] = vector_field(model_of(recorded["next"]))
         return fields
 
     def _vector(self, embedding: bytes) -> Document:
         """The field with an embedding; none for one of zeros, whose cosine with anything is undefined."""
         vector = searchable(embedding, self._opened_with)
-        return {} if vector is None else {self._vector_field: _binary(vector)}
+        return {} if vector is None else {self._vector_field: self._db.binary(vector)}
 
     def _query_vector(self, embedding: bytes) -> tuple[Binary | None, Callable[[Document], float | None]]:
         """An embedding as a query, and what gives the exact cosine of a record with it."""
@@ -713,7 +489,7 @@ class AtlasStore:
             theirs = record.get(field)
             return None if theirs is None else dot(mine, array("f", bytes(theirs)[len(_FLOAT32) :]))
 
-        return _binary(vector), cosine
+        return self._db.binary(vector), cosine
 
     def _now(self) -> int:
         """Microseconds since 1970, later than the last ones: the order of storing."""
@@ -732,13 +508,12 @@ class AtlasStore:
             cosine: Of a record with the query.
             conditions: What the newest records must meet too, as the query's `ids` or `filter` say it.
         """
-        collection = self._collection(name)
-        pipeline = query.pipeline(rank_fusion=self._rank_fusion)
+        collection = self._db.collection(name)
         since = {"changed_at": {"$gte": datetime.now(UTC) - timedelta(seconds=RECENT_SECONDS)}}
         newest = collection.find({**query.target.share, **since, **(conditions or {})}).sort("changed_at", -1)
         try:
             rows, recent, _ = await asyncio.gather(
-                collection.aggregate(pipeline).to_list(None) if pipeline else _nothing(),
+                self._rows(collection, query),
                 newest.limit(RECENT_RECORDS).to_list(None),
                 self._filled(name),
             )
@@ -766,16 +541,29 @@ class AtlasStore:
                 found.documents[document["_id"]] = document
         return [(one, score) for one, score in ranked if not found.documents[one].get("partial")], found
 
+    async def _rows(self, collection: Collection, query: Query) -> list[Document]:
+        """Run a search's aggregation."""
+        if not query.legs():
+            return []
+        try:
+            return await collection.aggregate(query.pipeline(rank_fusion=self._db.rank_fusion)).to_list(None)
+        except OperationFailure as error:
+            # Some servers of 8.0 have $rankFusion or its score details behind a switch.
+            if not self._db.rank_fusion or error.code not in _NO_RANK_FUSION:
+                raise
+            self._db.rank_fusion = False
+            return await collection.aggregate(query.pipeline(rank_fusion=False)).to_list(None)
+
     def _target(self, name: str, share: Mapping[str, str]) -> Target:
         text_index = TEXT_INDEX if name in ("documents", "conversations") else None
-        return Target(self._names[name], "text", self._vector_field, text_index, VECTOR_INDEX, share)
+        return Target(self._db.names[name], "text", self._vector_field, text_index, VECTOR_INDEX, share)
 
     # Documents
 
     async def source_hash(self, user_id: str, collection: str, source: str) -> str | None:
         _ = self._opened_with
-        async with self._explained():
-            found = await self._collection("sources").find_one({"_id": _digest(user_id, collection, source)})
+        async with self._db.explained():
+            found = await self._db.collection("sources").find_one({"_id": _digest(user_id, collection, source)})
         return str(found["content_hash"]) if found else None
 
     async def replace_source(self, user_id: str, collection: str, source: str, chunks: list[Chunk]) -> None:
@@ -796,7 +584,7 @@ class AtlasStore:
         ]
 
         async def work(session: Session) -> None:
-            sources, documents = self._collection("sources"), self._collection("documents")
+            sources, documents = self._db.collection("sources"), self._db.collection("documents")
             filled = await self._filled("documents", session)
             changes = {**share, "content_hash": chunks[0].content_hash if chunks else "", "chunks": len(chunks)}
             try:
@@ -817,12 +605,12 @@ class AtlasStore:
             else:
                 await sources.delete_one(key, session=session)
 
-        await self._transact(work, BULK_SECONDS)
+        await self._db.transact(work, PASS_SECONDS)
 
     async def collections(self, user_id: str) -> list[str]:
         _ = self._opened_with
-        async with self._explained():
-            return sorted(await self._collection("sources").distinct("collection", {"user_id": user_id}))
+        async with self._db.explained():
+            return sorted(await self._db.collection("sources").distinct("collection", {"user_id": user_id}))
 
     async def search_documents(self, query: DocumentQuery) -> list[SearchHit]:
         node = parse_filter(query.filter) if query.filter else None
@@ -830,7 +618,7 @@ class AtlasStore:
             return await self._search_external(self._external[query.collection], query, node)
         share = {"user_id": query.user_id, "collection": query.collection}
         vector, cosine = self._query_vector(query.embedding)
-        async with self._explained():
+        async with self._db.explained():
             await self._known_collection(query.user_id, query.collection)
             ids = None if node is None else await self._filtered(share, node)
             hybrid = Query(self._target("documents", share), query.query, vector, query.limit, query.weight, ids=ids)
@@ -853,7 +641,7 @@ class AtlasStore:
     async def _known_collection(self, user_id: str, collection: str) -> None:
         if collection == DEFAULT_COLLECTION:
             return
-        sources = self._collection("sources")
+        sources = self._db.collection("sources")
         if await sources.find_one({"user_id": user_id, "collection": collection}, {"_id": 1}) is None:
             names = sorted([*await sources.distinct("collection", {"user_id": user_id}), *self._external])
             theirs = f"theirs are: {', '.join(names)}" if names else "they have none"
@@ -865,7 +653,7 @@ class AtlasStore:
         Vector indexes filter only by fields that they were built with, and metadata may hold any: MongoDB's own query
         finds the records first, and both legs then search among their ids.
         """
-        matching = self._collection("documents").find({**share, "$and": [mql(node, "metadata.")]}, {"_id": 1})
+        matching = self._db.collection("documents").find({**share, "$and": [mql(node, "metadata.")]}, {"_id": 1})
         ids = [str(one["_id"]) async for one in matching.limit(MAX_FILTERED + 1)]
         if len(ids) > MAX_FILTERED:
             raise failure(
@@ -873,14 +661,6 @@ class AtlasStore:
                 f"filter: more than {MAX_FILTERED} chunks meet it, too many to search among; narrow it or leave it out",
             )
         return ids
-
-    def _external_collection(self, external: ExternalCollection) -> Collection:
-        self._db()
-        assert self._client is not None
-        database, _, name = external.name.partition(".")
-        return self._client.get_database(
-            database, codec_options=CodecOptions(tz_aware=True), read_preference=ReadPreference.PRIMARY
-        )[name]
 
     async def _search_external(
         self, external: ExternalCollection, query: DocumentQuery, node: Node | None
@@ -903,10 +683,9 @@ class AtlasStore:
             ordered=False,
         )
         hybrid = Query(target, query.query, vector, query.limit, query.weight, filter=node)
-        async with self._explained():
-            collection = self._external_collection(external)
-            pipeline = hybrid.pipeline(rank_fusion=self._rank_fusion)
-            found = hybrid.read(await collection.aggregate(pipeline).to_list(None) if pipeline else [])
+        async with self._db.explained():
+            collection = self._db.elsewhere(external.name)
+            found = hybrid.read(await self._rows(collection, hybrid))
             if not found.documents:
                 await self._check_external(external)
             ranked = hybrid.fused(found)
@@ -931,7 +710,7 @@ class AtlasStore:
 
     async def _check_external(self, external: ExternalCollection) -> None:
         """Where a search of a declared collection finds nothing, say so if it has no such index."""
-        there = await self._search_indexes(self._external_collection(external))
+        there = await searched_indexes(self._db.elsewhere(external.name))
         for name in (external.vector_index, external.text_index):
             if name not in there:
                 raise failure(
@@ -949,9 +728,9 @@ class AtlasStore:
             **self._vector(message.embedding),
             "changed_at": datetime.now(UTC),
         }
-        async with self._explained():
+        async with self._db.explained():
             record |= await self._filled("conversations")
-            await self._collection("conversations").update_one(
+            await self._db.collection("conversations").update_one(
                 {"_id": message.message_id, "user_id": message.user_id},
                 # A message that is stored again keeps its place in the order of storing.
                 [
@@ -996,8 +775,8 @@ class AtlasStore:
         Raises:
             _StaleError: where somebody did.
         """
-        memories, users = self._collection("memory_nodes"), self._collection("users")
-        async with self._explained():
+        memories, users = self._db.collection("memory_nodes"), self._db.collection("users")
+        async with self._db.explained():
             head = await users.find_one({"_id": node.user_id})
             sources = {"sources.message_id": {"$in": node.source_messages}}
             formed: dict[str, tuple[str, bool]] = {
@@ -1068,13 +847,13 @@ class AtlasStore:
             await memories.insert_one(record, session=session)
             return FormedMemory(memory_id=node.memory_id, reinforced=False)
 
-        return await self._transact(work)
+        return await self._db.transact(work)
 
     async def prune_memories(self, user_id: str, budget: int) -> int:
         _ = self._opened_with
-        memories = self._collection("memory_nodes")
+        memories = self._db.collection("memory_nodes")
         strength = {"$multiply": ["$importance", {"$add": [1, {"$ln": {"$add": [1, "$access_count"]}}]}]}
-        async with self._explained():
+        async with self._db.explained():
             if await memories.count_documents({"user_id": user_id}, limit=max(0, budget) + 1) <= max(0, budget):
                 return 0
             weakest = memories.aggregate(
@@ -1113,7 +892,7 @@ class AtlasStore:
         conversations = Query(
             self._target("conversations", {"user_id": query.user_id}), query.text, vector, query.limit, 0.5
         )
-        async with self._explained():
+        async with self._db.explained():
             (ranked, found), nearest = await asyncio.gather(
                 self._search("conversations", conversations, cosine),
                 self._nearest("memory_nodes", query.user_id, vector, cosine, query.limit),
@@ -1170,9 +949,9 @@ class AtlasStore:
                     ]
                 )
         first, *others = sides
-        unions = [{"$unionWith": {"coll": self._names["conversations"], "pipeline": other}} for other in others]
+        unions = [{"$unionWith": {"coll": self._db.names["conversations"], "pipeline": other}} for other in others]
         neighbours: dict[tuple[int, str], list[ContextMessage]] = {}
-        async for one in self._collection("conversations").aggregate([*first, *unions]):
+        async for one in self._db.collection("conversations").aggregate([*first, *unions]):
             neighbours.setdefault((one["place"], one["side"]), []).append(
                 ContextMessage(
                     message_type=one["message_type"], text=one["text"], timestamp=_moment(one["timestamp_us"])
@@ -1196,7 +975,7 @@ class AtlasStore:
         """Count one access to each memory unless this retrieval is counted already; answer the counts."""
         if not ids:
             return {}
-        memories = self._collection("memory_nodes")
+        memories = self._db.collection("memory_nodes")
         await memories.update_many(
             {"_id": {"$in": ids}, "user_id": user_id, "accesses": {"$ne": retrieval_id}},
             {
@@ -1219,11 +998,11 @@ class AtlasStore:
             **self._vector(entry.embedding),
             "changed_at": datetime.now(UTC),
         }
-        async with self._explained():
+        async with self._db.explained():
             record |= await self._filled("cache")
             not_newer = {"created_at_us": {"$lte": record["created_at_us"]}}
             try:
-                await self._collection("cache").replace_one({**key, **not_newer}, record, upsert=True)
+                await self._db.collection("cache").replace_one({**key, **not_newer}, record, upsert=True)
             except DuplicateKeyError as error:
                 # A newer answer is there, and stays; any other clash is with somebody else's entry.
                 if list((error.details or {}).get("keyPattern", {})) != ["_id"]:
@@ -1232,9 +1011,9 @@ class AtlasStore:
     async def cached_answer(self, user_id: str, query_hash: str, now: datetime) -> CacheEntry | None:
         _ = self._opened_with
         valid = {"user_id": user_id, "expires_at_us": {"$gt": _micros(now)}}
-        async with self._explained():
+        async with self._db.explained():
             found, _ = await asyncio.gather(
-                self._collection("cache").find_one({"_id": _digest(user_id, query_hash), **valid}),
+                self._db.collection("cache").find_one({"_id": _digest(user_id, query_hash), **valid}),
                 self._filled("cache"),
             )
         return self._entry(found) if found else None
@@ -1242,7 +1021,7 @@ class AtlasStore:
     async def nearest_cached(self, user_id: str, embedding: bytes, now: datetime) -> CacheMatch | None:
         vector, cosine = self._query_vector(embedding)
         valid = Condition("expires_at_us", "$gt", (_micros(now),))
-        async with self._explained():
+        async with self._db.explained():
             nearest = await self._nearest("cache", user_id, vector, cosine, 1, valid)
         return CacheMatch(entry=self._entry(nearest[0][0]), similarity=nearest[0][1]) if nearest else None
 
@@ -1263,132 +1042,44 @@ class AtlasStore:
         _ = self._opened_with
         # The date is cut to milliseconds, and has the index.
         expired = {"expires_at": {"$lte": now}, "expires_at_us": {"$lte": _micros(now)}}
-        async with self._explained(BULK_SECONDS):
-            return (await self._collection("cache").delete_many(expired)).deleted_count
+        async with self._db.explained(PASS_SECONDS):
+            return (await self._db.collection("cache").delete_many(expired)).deleted_count
 
     # Another embedding model
 
     async def begin_reembedding(self, model: EmbeddingModel) -> None:
-        async with self._explained(BULK_SECONDS):
-            await self._connect()
-            recorded = await self._recorded()
-            if not recorded:
-                await self._adopt(model)
+        async with self._db.explained(PASS_SECONDS):
+            await self._db.connect()
+            if not await atlas_reembed.begin(self._db, model):
                 return
-            if all(_model_of(one) == model for one in recorded):
-                return
-            target = model.model_dump()
-            models = self._collection("models")
-            for one in recorded:
-                abandoned = one.get("next")
-                if abandoned == target:
-                    continue
-                await models.update_one({"_id": one["_id"]}, {"$set": {"next": target}})
-                if abandoned:
-                    await self._drop_vectors(one["collection"], abandoned)
-            await self._mark(model)
-        async with self._explained(BULK_SECONDS):
-            for report in await self._reports(model):
-                if report.index.collection in self._names and report.index.kind == "vectorSearch":
-                    await self._mend(report)
-
-    async def _mark(self, model: EmbeddingModel) -> None:
-        """Mark every record that has no vector of `model` as waiting for one."""
-        field = vector_field(model)
-        for name in COLLECTIONS:
-            waiting = {"embedded_by": {"$ne": field}, "awaits": {"$ne": field}}
-            await self._collection(name).update_many(waiting, {"$set": {"awaits": field}})
-
-    async def _filling(self, model: EmbeddingModel) -> EmbeddingModel:
-        """The model that fills the collections: `model`, or the one that they move to `model` from.
-
-        Raises:
-            ApplicationError: `model_mismatch` where they don't.
-        """
-        await self._connect()
-        recorded = await self._recorded()
-        if recorded and all(model == _model_of(one) or one.get("next") == model.model_dump() for one in recorded):
-            return next((_model_of(one) for one in recorded if _model_of(one) != model), model)
-        target = next((_model_of(one["next"]) for one in recorded if one.get("next")), None)
-        raise not_reembedding(model, target)
+            reports = await self._reports(model)
+        await atlas_reembed.make_room(self._db, reports)
 
     async def texts_to_embed(self, model: EmbeddingModel, collection: str, limit: int) -> list[RecordText]:
-        text = EMBEDDED[collection].field
-        async with self._explained():
-            await self._filling(model)
-            waiting = self._collection(collection).find({"awaits": vector_field(model)}, {text: 1})
-            return [RecordText(record_id=one["_id"], text=one[text]) async for one in waiting.limit(limit)]
+        async with self._db.explained():
+            await self._db.connect()
+            return await atlas_reembed.texts(self._db, model, collection, limit)
 
     async def put_embeddings(self, model: EmbeddingModel, collection: str, embedded: list[RecordEmbedding]) -> None:
-        field, text = vector_field(model), EMBEDDED[collection].field
-        changes: list[pymongo.UpdateOne] = []
-        for one in embedded:
-            vector = searchable(one.embedding, model)
-            change: Document = {"$addToSet": {"embedded_by": field}, "$unset": {"awaits": ""}}
-            if vector is not None:
-                change["$set"] = {field: _binary(vector)}
-            changes.append(pymongo.UpdateOne({"_id": one.record_id, text: one.text, "awaits": field}, change))
-        async with self._explained():
-            await self._filling(model)
-            if changes:
-                await self._collection(collection).bulk_write(changes, ordered=False)
+        async with self._db.explained():
+            await self._db.connect()
+            await atlas_reembed.put(self._db, model, collection, embedded)
 
     async def reembedding_progress(self, model: EmbeddingModel) -> Reembedding:
-        async with self._explained(BULK_SECONDS):
-            now = await self._filling(model)
-            records = sum([await self._collection(name).count_documents({}) for name in COLLECTIONS])
-            waiting = {"awaits": vector_field(model)}
-            left = sum([await self._collection(name).count_documents(waiting) for name in COLLECTIONS])
-        return Reembedding(filled_by=now, records=records, embedded=records - left)
+        async with self._db.explained(PASS_SECONDS):
+            await self._db.connect()
+            return await atlas_reembed.progress(self._db, model)
 
     async def finish_reembedding(self, model: EmbeddingModel) -> bool:
-        async with self._explained(BULK_SECONDS):
-            old = await self._filling(model)
-            if old != model:
-                await self._mark(model)
-                if await self._any_waiting(model):
-                    return False
-                for report in await self._reports(model):
-                    if report.index.kind == "vectorSearch" and report.state != "ready":
-                        raise failure("unavailable", "Atlas is still building the vector indexes for the new model")
-        if old != model:
-            await self._transact(lambda session: self._switch(old, model, session))
-        async with self._explained(BULK_SECONDS):
-            # Whoever asked before the switch whether it may write, and wrote after it. The old vectors stay until
-            # `build_indexes` is run: a search that began before the switch still finds all of them.
-            await self._mark(model)
-            return not await self._any_waiting(model)
-
-    async def _any_waiting(self, model: EmbeddingModel) -> bool:
-        waiting = {"awaits": vector_field(model)}
-        return any([await self._collection(name).find_one(waiting, {"_id": 1}) for name in COLLECTIONS])
-
-    async def _switch(self, old: EmbeddingModel, model: EmbeddingModel, session: Session) -> None:
-        for name in COLLECTIONS:
-            await self._collection("models").update_one(
-                {"_id": self._names[name]},
-                {"$set": model.model_dump(), "$unset": {"next": ""}, "$addToSet": {"previous": old.model_dump()}},
-                session=session,
-            )
-
-    async def _drop_vectors(self, collection: str, model: Document) -> None:
-        field = vector_field(_model_of(model))
-        await self._collection(collection).update_many(
-            {"embedded_by": field}, {"$unset": {field: ""}, "$pull": {"embedded_by": field}}
-        )
-
-    async def _forget_previous(self) -> None:
-        """Remove the vectors of models that were used before; no search can be using them any more."""
-        for one in await self._recorded():
-            for previous in one.get("previous", []):
-                if previous in (_model_of(one).model_dump(), one.get("next")):
-                    continue
-                await self._drop_vectors(one["collection"], previous)
-                await self._collection("models").update_one({"_id": one["_id"]}, {"$pull": {"previous": previous}})
-
-
-async def _nothing() -> list[Document]:
-    return []
+        async with self._db.explained(PASS_SECONDS):
+            await self._db.connect()
+            if not await atlas_reembed.is_complete(self._db, model):
+                return False
+            reports = await self._reports(model)
+        await atlas_reembed.switch(self._db, model, reports)
+        async with self._db.explained(PASS_SECONDS):
+            # Whoever asked before the switch whether it may write, and wrote after it.
+            return await atlas_reembed.is_complete(self._db, model)
 
 
 def _metadata(chunk: Chunk) -> Document:

@@ -12,6 +12,9 @@ Kind = Literal["vectorSearch", "search", "regular"]
 State = Literal["ready", "building", "missing", "differs", "failed"]
 Quantization = Literal["none", "scalar"]
 
+COLLECTIONS = tuple(EMBEDDED)
+"""The store's own names of its collections of records."""
+
 REBUILDING = "rebuilding; its old definition answers meanwhile"
 
 VECTOR_INDEX = "durable_context_vector"
@@ -52,11 +55,20 @@ class IndexReport:
     index: Index
     state: State
     detail: str = ""
+    lacking: frozenset[str] = frozenset()
+    """Fields that a vector index should hold and doesn't."""
+    other_kind: bool = False
+    """Whether the name belongs to an index of another kind."""
 
 
 def vector_field(model: EmbeddingModel) -> str:
     """The field with a record's vector of `model`: each model has its own, so that vectors of two never mix."""
     return "embedding_" + hashlib.sha256(f"{model.model_id}\0{model.dimensions}".encode()).hexdigest()[:8]
+
+
+def model_of(recorded: Mapping[str, Any]) -> EmbeddingModel:
+    """The model that the record of a collection names."""
+    return EmbeddingModel(model_id=recorded["model_id"], dimensions=recorded["dimensions"])
 
 
 def search_indexes(models: Iterable[EmbeddingModel], quantization: Quantization) -> list[Index]:
@@ -142,7 +154,7 @@ def compare_search(index: Index, there: dict[str, Any] | None) -> IndexReport:
     if status == "FAILED":
         return IndexReport(index, "failed", str(there.get("message", "")))
     if there.get("type", "search") != index.kind:
-        return IndexReport(index, "differs", f"it is a {there.get('type', 'search')} index")
+        return IndexReport(index, "differs", f"it is a {there.get('type', 'search')} index", other_kind=True)
     definition = there.get("latestDefinition") or {}
     if not index.definition:
         difference = ""
@@ -151,7 +163,9 @@ def compare_search(index: Index, there: dict[str, Any] | None) -> IndexReport:
     else:
         difference = _missing_in(definition, index.definition, "")
     if difference:
-        return IndexReport(index, "differs", difference)
+        held = {str(one.get("path")) for one in definition.get("fields", [])}
+        wanted = {str(one["path"]) for one in index.definition.get("fields", [])}
+        return IndexReport(index, "differs", difference, frozenset(wanted - held))
     if not there.get("queryable", False):
         return IndexReport(index, "building", status or "PENDING")
     if status not in ("READY", ""):
