@@ -50,7 +50,7 @@ async def reembed(settings: Settings) -> int:
         raise SettingsError(error.message) from None
     configure_logging(settings.logs, "reembed", settings.log_level)
     # The bar owns the terminal; the log file has the rest.
-    logging.getLogger().handlers[0].setLevel(logging.ERROR)
+    logging.getLogger().handlers[0].setLevel(logging.CRITICAL)
     name = name_of(settings, model)
     runtime = Runtime(settings.model_copy(update={"temporal_task_queue": name}))
     async with runtime.running():
