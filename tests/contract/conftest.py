@@ -27,6 +27,13 @@ def atlas_target(mongodb_uri: str, mongodb: pymongo.MongoClient[dict[str, object
     return f"{database} {mongodb_uri}"
 
 
+@pytest.fixture
+async def atlas_engine(atlas_target: str) -> Engine:
+    engine = Engine("atlas", atlas_target)
+    await engine.prepare(MODEL)
+    return engine
+
+
 @pytest.fixture(params=ENGINES)
 async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
     if request.param == "sqlite":

@@ -1,0 +1,366 @@
+"""What is the Atlas store's alone: agreement with the embedded one, older servers, declared collections, indexes."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pymongo
+import pytest
+from bson import ObjectId
+from bson.binary import Binary, BinaryVectorDtype
+
+from activities.bedrock import BedrockEmbeddings
+from activities.documents import chunk_text
+from activities.models import (
+    DEFAULT_COLLECTION,
+    Chunk,
+    DocumentQuery,
+    EmbeddingModel,
+    ExternalCollection,
+    SearchHit,
+    pack_vector,
+)
+from activities.store.atlas import AtlasStore
+from activities.store.atlas_indexes import TEXT_INDEX, VECTOR_INDEX, IndexReport
+from activities.store.base import Store
+from activities.store.sqlite import SqliteStore
+from mcp_server.local.stack import Addresses
+from mcp_server.settings import LOCAL_EMBEDDING_MODEL
+from tests.atlas.running import stand_in
+from tests.conftest import CORPUS
+from tests.contract.records import EAST, MODEL, NORTH, WEST, Engine, chunk, fails, found, put, search
+
+QUESTIONS = (
+    "How do I back up a database without stopping it?",
+    "Why does a workflow have to be deterministic?",
+    "vector search with a filter",
+    "What happens when a worker crashes in the middle?",
+    "cache time to live",
+    "reciprocal rank fusion",
+    "How are tokens counted by language models?",
+    "retry policy with backoff",
+    "full-text index and stemming",
+    "Who may read another user's documents?",
+    "streamable HTTP or stdio",
+    "long-term memory of a conversation",
+)
+
+
+@asynccontextmanager
+async def opened(store: Store, model: EmbeddingModel = MODEL) -> AsyncIterator[Store]:
+    if isinstance(store, AtlasStore):
+        await store.build_indexes(model, lambda reports: None)
+    await store.open(model)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def kendall_tau(left: list[str], right: list[str]) -> float:
+    """Kendall's rank correlation of two rankings, from −1 to 1: (agreeing − disagreeing pairs) / pairs.
+
+    What only one of them has comes after all that the other has, in no order of its own.
+    """
+    everything = list(dict.fromkeys([*left, *right]))
+    if len(everything) < 2:
+        return 1.0
+    places = [[ranked.index(one) if one in ranked else len(ranked) for one in everything] for ranked in (left, right)]
+    total = 0
+    for first in range(len(everything)):
+        for second in range(first):
+            signs = [(places[n][first] > places[n][second]) - (places[n][first] < places[n][second]) for n in (0, 1)]
+            total += signs[0] * signs[1]
+    return total / (len(everything) * (len(everything) - 1) / 2)
+
+
+async def test_both_engines_rank_a_shared_corpus_alike(stack: Addresses, atlas_target: str, tmp_path: Path) -> None:
+    """By vector the same; by keyword as far as two BM25s agree (Lucene's idf is never negative, FTS5's is cut off)."""
+    embeddings = BedrockEmbeddings(LOCAL_EMBEDDING_MODEL, None, None, stack.models)
+    vectors = dict(zip(QUESTIONS, await embeddings.embed(QUESTIONS, "query"), strict=True))
+    taus: dict[float, list[float]] = {0: [], 0.5: [], 1: []}
+    sqlite, atlas = SqliteStore(tmp_path / "store.db"), Engine("atlas", atlas_target).atlas()
+    async with opened(sqlite, embeddings.model) as one, opened(atlas, embeddings.model) as other:
+        for path in sorted(CORPUS.glob("*.md")):
+            pieces = chunk_text(path.read_text(), markdown=True)
+            chunks = [
+                chunk(f"{path.stem}-{position:02}", piece, embedding, source=path.name, position=position)
+                for position, (piece, embedding) in enumerate(
+                    zip(pieces, await embeddings.embed(pieces, "passage"), strict=True)
+                )
+            ]
+            for store in (one, other):
+                await store.replace_source("ann", DEFAULT_COLLECTION, path.name, chunks)
+        for question, vector in vectors.items():
+            for weight, measured in taus.items():
+                query = DocumentQuery(user_id="ann", query=question, embedding=vector, weight=weight, limit=10)
+                rankings = [[hit.id for hit in await store.search_documents(query)] for store in (one, other)]
+                measured.append(kendall_tau(*rankings))
+
+    average = {weight: sum(measured) / len(measured) for weight, measured in taus.items()}
+    assert min(taus[1]) > 0.99, taus
+    assert average[0] > 0.95, taus
+    assert average[0.5] > 0.95, taus
+
+
+# Servers without $rankFusion
+
+
+@pytest.mark.parametrize("options", [("--version", "7.0.20"), ("--rank-fusion", "off"), ("--rank-fusion", "basic")])
+async def test_a_server_without_rank_fusion_answers_the_same(
+    options: tuple[str, ...], atlas_target: str, tmp_path: Path
+) -> None:
+    words = ("plum", "cherry plum", "pear tart", "plum tart plum", "apple")
+    chunks = [
+        chunk(f"{n:02}", f"{words[n % 5]} {n}", pack_vector([10, n, n % 3, 0]), source="s", position=n)
+        for n in range(40)
+    ]
+
+    async def answers(store: Store) -> list[list[SearchHit]]:
+        await store.replace_source("ann", DEFAULT_COLLECTION, "s", chunks)
+        weights = (0, 0.3, 0.5, 1)
+        return [await search(store, "plum tart", NORTH, weight=weight, limit=7) for weight in weights]
+
+    async with opened(Engine("atlas", atlas_target).atlas()) as store:
+        expected = await answers(store)
+    with stand_in(tmp_path, *options) as uri:
+        async with opened(AtlasStore(uri, "older")) as store:
+            assert await answers(store) == expected
+    assert [len(hits) for hits in expected] == [7] * 4
+
+
+# Collections that others fill
+
+TRIPS = ExternalCollection(
+    name="travel_agency.trip_recommendation",
+    text_field="about.description",
+    vector_field="embedding",
+    vector_index="vector_index",
+    text_index="default",
+    user_field="traveller",
+    filter_fields=["country", "price"],
+)
+SHARED = TRIPS.model_copy(update={"name": "travel_agency.guides", "user_field": None})
+
+
+def fill(client: pymongo.MongoClient[dict[str, Any]], external: ExternalCollection) -> None:
+    """Make a collection as its owner would, with other names, types and analysers than ours."""
+    database, _, name = external.name.partition(".")
+    client.drop_database(database)
+    db = client[database]
+    places = {"Lisbon": ("Portugal", 700, [1, 0, 0, 0]), "Porto": ("Portugal", 500, [1, 1, 0, 0])}
+    places |= {"Oslo": ("Norway", 1200, [0, 1, 0, 0])}
+    for traveller in ("ann", "bob"):
+        db[name].insert_many(
+            [
+                {
+                    "traveller": traveller,
+                    "about": {"title": place, "description": f"{place}: trams, tarts and a river walk for {traveller}"},
+                    "country": country,
+                    "price": price,
+                    "embedding": Binary.from_vector([float(one) for one in vector], BinaryVectorDtype.FLOAT32),
+                    "starts": datetime(2125, 6, 1, tzinfo=UTC),
+                    "agent": ObjectId(),
+                }
+                for place, (country, price, vector) in places.items()
+            ]
+        )
+    filters = [{"type": "filter", "path": path} for path in ("traveller", "country", "price")]
+    vector = {"type": "vector", "path": "embedding", "numDimensions": 4, "similarity": "cosine"}
+    tokens: dict[str, Any] = {"traveller": {"type": "token"}, "country": {"type": "token"}, "price": {"type": "number"}}
+    about = {"type": "document", "fields": {"description": {"type": "string", "analyzer": "lucene.standard"}}}
+    mappings = {"dynamic": False, "fields": tokens | {"about": about}}
+    definitions = [
+        {"name": "vector_index", "type": "vectorSearch", "definition": {"fields": [vector, *filters]}},
+        {"name": "default", "type": "search", "definition": {"mappings": mappings}},
+    ]
+    db.command({"createSearchIndexes": name, "indexes": definitions})
+
+
+async def wait_until_queryable(store: AtlasStore) -> None:
+    while not all(report.state == "ready" for report in await store.reports(MODEL)):
+        pass
+
+
+@pytest.fixture
+async def travel(atlas_target: str, mongodb: pymongo.MongoClient[dict[str, Any]]) -> AsyncIterator[AtlasStore]:
+    for external in (SHARED, TRIPS):
+        fill(mongodb, external)
+    fill(mongodb, TRIPS)
+    store = Engine("atlas", atlas_target).atlas(external=[TRIPS])
+    async with opened(store):
+        await wait_until_queryable(store)
+        yield store
+    mongodb.drop_database("travel_agency")
+
+
+async def test_a_declared_collection_is_searched_as_it_is(travel: AtlasStore) -> None:
+    hits = await search(travel, "tarts in Lisbon", EAST, collection=TRIPS.name)
+
+    assert [hit.metadata["about"]["title"] for hit in hits] == ["Lisbon", "Porto", "Oslo"]
+    assert hits[0].text == "Lisbon: trams, tarts and a river walk for ann"
+    assert (hits[0].score, hits[0].vector_score) == (1, 1)
+    assert hits[0].text_score is not None
+    assert hits[0].metadata["starts"] == "2125-06-01T00:00:00+00:00"
+    assert {"embedding", "_id", "traveller"}.isdisjoint(hits[0].metadata)
+    assert ObjectId.is_valid(hits[0].id)
+
+
+async def test_a_declared_collection_shows_each_user_their_own(travel: AtlasStore) -> None:
+    for user in ("ann", "bob"):
+        for weight in (0, 0.5, 1):
+            hits = await search(travel, "tarts", EAST, collection=TRIPS.name, user_id=user, weight=weight)
+            assert len(hits) == 3
+            assert all(hit.text.endswith(user) for hit in hits)
+    assert await search(travel, "tarts", EAST, collection=TRIPS.name, user_id="eve") == []
+
+
+@pytest.mark.parametrize(
+    ("filter", "expected"),
+    [
+        ({"country": "Portugal"}, {"Lisbon", "Porto"}),
+        ({"country": {"$ne": "Portugal"}}, {"Oslo"}),
+        ({"country": {"$in": ["Norway", "Chile"]}}, {"Oslo"}),
+        ({"country": {"$nin": ["Norway"]}}, {"Lisbon", "Porto"}),
+        ({"price": {"$lt": 1000, "$gte": 700}}, {"Lisbon"}),
+        ({"price": 500}, {"Porto"}),
+        ({"$or": [{"price": {"$gt": 1000}}, {"price": {"$lte": 500}}]}, {"Oslo", "Porto"}),
+        ({"$not": {"country": "Norway"}}, {"Lisbon", "Porto"}),
+        ({"country": {"$not": {"$eq": "Norway"}}, "price": {"$exists": True}}, {"Lisbon", "Porto"}),
+    ],
+)
+async def test_a_declared_collection_is_filtered_inside_both_legs(
+    travel: AtlasStore, filter: dict[str, Any], expected: set[str]
+) -> None:
+    for weight in (0, 0.5, 1):
+        hits = await search(travel, "tarts", EAST, collection=TRIPS.name, filter=filter, weight=weight)
+        assert {hit.metadata["about"]["title"] for hit in hits} == expected, weight
+
+
+async def test_only_what_is_declared_is_reachable(travel: AtlasStore) -> None:
+    with fails("rejected", "doesn't exist for this user", TRIPS.name):
+        await search(travel, "tarts", collection="travel_agency.guides")
+    with fails("rejected", "field 'agent'", "allowed: country, price"):
+        await search(travel, "tarts", collection=TRIPS.name, filter={"agent": "x"})
+    with fails("rejected", "EXTERNAL_COLLECTIONS", "only read"):
+        await put(travel, chunk("a", "plum", collection=TRIPS.name))
+
+
+async def test_a_shared_collection_is_everybodys(atlas_target: str, mongodb: Any) -> None:
+    fill(mongodb, SHARED)
+    async with opened(store := Engine("atlas", atlas_target).atlas(external=[SHARED])):
+        await wait_until_queryable(store)
+        assert len(await search(store, "tarts", EAST, collection=SHARED.name, user_id="eve")) == 6
+    mongodb.drop_database("travel_agency")
+
+
+async def test_a_declared_collection_without_its_index_says_so(atlas_target: str, mongodb: Any) -> None:
+    fill(mongodb, TRIPS)
+    wrong = TRIPS.model_copy(update={"vector_index": "typo"})
+    async with opened(store := Engine("atlas", atlas_target).atlas(external=[wrong])):
+        with fails("not_configured", TRIPS.name, "'typo'", "EXTERNAL_COLLECTIONS"):
+            await search(store, "", EAST, collection=TRIPS.name, weight=1)
+        reports = {report.index.name: report.state for report in await store.reports(MODEL)}
+        assert reports["typo"] == "missing"
+    mongodb.drop_database("travel_agency")
+
+
+# Indexes
+
+
+def states(reports: list[IndexReport]) -> dict[tuple[str, str], str]:
+    return {(report.index.collection, report.index.name): report.state for report in reports}
+
+
+async def test_indexes_are_created_once_and_then_left_alone(mongodb_uri: str, mongodb: Any) -> None:
+    store = AtlasStore(mongodb_uri, "index_test")
+    seen: list[list[IndexReport]] = []
+    with fails("not_configured", "index_test", "durable-context index"):
+        await store.open(MODEL)
+    assert set(states(await store.reports(MODEL)).values()) == {"missing"}
+
+    await store.build_indexes(MODEL, seen.append)
+
+    assert set(states(seen[0]).values()) == {"missing"}
+    assert set(states(seen[-1]).values()) == {"ready"}
+    assert any("building" in states(reports).values() for reports in seen)
+    database = mongodb["index_test"]
+    before = [list(database[name].list_indexes()) for name in ("documents", "cache", "memory_nodes")]
+    seen.clear()
+    await store.build_indexes(MODEL, seen.append)
+    assert len(seen) == 1
+    assert [
+        list(mongodb["index_test"][name].list_indexes()) for name in ("documents", "cache", "memory_nodes")
+    ] == before
+    await store.close()
+    mongodb.drop_database("index_test")
+
+
+async def test_what_differs_is_reported_and_mended(atlas_engine: Engine, mongodb: Any) -> None:
+    documents = mongodb[atlas_engine.target.partition(" ")[0]]["documents"]
+    documents.drop_index("user_id_collection_source")
+    documents.create_index([("user_id", 1)], name="user_id_collection_source")
+    documents.drop_search_index(TEXT_INDEX)
+    quantized = atlas_engine.atlas(quantization="scalar")
+
+    reports = {report.index.name: report for report in await quantized.reports(MODEL) if report.state != "ready"}
+
+    assert {name: report.state for name, report in reports.items()} == {
+        "user_id_collection_source": "differs",
+        TEXT_INDEX: "missing",
+        VECTOR_INDEX: "differs",
+    }
+    assert reports["user_id_collection_source"].detail == "in key"
+    assert "quantization" in reports[VECTOR_INDEX].detail
+    with fails("not_configured", "documents", "durable-context index"):
+        await quantized.open(MODEL)
+
+    await quantized.build_indexes(MODEL, lambda reports: None)
+
+    assert set(states(await quantized.reports(MODEL)).values()) == {"ready"}
+    assert any(report.state == "differs" for report in await atlas_engine.atlas().reports(MODEL))
+    async with opened(quantized) as store:
+        await put(store, chunk("a", "plum"))
+        assert await found(store, "plum") == ["a"]
+
+
+async def test_an_index_that_is_dropped_while_serving_is_missed(
+    atlas_engine: Engine, mongodb: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("activities.store.atlas.VERDICT_SECONDS", 0)
+    database = atlas_engine.target.partition(" ")[0]
+    async with opened(atlas_engine.atlas()) as store:
+        assert await found(store, "plum") == []
+        mongodb[database]["documents"].drop_search_index(VECTOR_INDEX)
+        with fails("not_configured", "documents", "durable-context index"):
+            await found(store, "plum")
+
+
+async def test_a_record_beyond_16_megabytes_is_rejected_and_loses_nothing(atlas_engine: Engine) -> None:
+    async with opened(atlas_engine.atlas()) as store:
+        await put(store, chunk("a", "plum", source="s"))
+        with fails("rejected", "too large", "16 MB"):
+            await put(store, chunk("b", "x" * (17 * 2**20), source="s"))
+        assert await found(store, "plum") == ["a"]
+
+
+async def test_a_filter_that_leaves_too_much_says_so(atlas_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("activities.store.atlas.MAX_FILTERED", 3)
+    chunks: list[Chunk] = [chunk(f"{n}", "plum", source="s", position=n) for n in range(4)]
+    async with opened(atlas_engine.atlas()) as store:
+        await store.replace_source("ann", DEFAULT_COLLECTION, "s", chunks)
+        assert await found(store, "plum", WEST, filter={"position": {"$lt": 3}}) == ["0", "1", "2"]
+        with fails("over_limit", "filter", "more than 3"):
+            await search(store, "plum", filter={"position": {"$lt": 4}})
+
+
+async def test_collections_may_have_other_names(mongodb_uri: str, mongodb: Any) -> None:
+    names = {"documents": "passages", "conversations": "chats", "memory_nodes": "memories", "cache": "answers"}
+    async with opened(AtlasStore(mongodb_uri, "renamed", names=names)) as store:
+        await put(store, chunk("a", "plum"))
+        assert await found(store, "plum") == ["a"]
+    kept = {name for name in mongodb["renamed"].list_collection_names() if not name.startswith("system.")}
+    assert kept == {*names.values(), "passages_sources", "memories_users", "durable_context_models"}
+    mongodb.drop_database("renamed")
