@@ -19,7 +19,7 @@ from temporalio.service import RPCError
 from activities.documents import SUFFIXES
 from activities.models import IngestParams, IngestResult, SourceOutcome
 from mcp_server.logs import configure_logging
-from mcp_server.runtime import CallError, Runtime
+from mcp_server.runtime import CallError, Runtime, explain_failure
 from mcp_server.settings import Settings, SettingsError
 from workflows.documents import DataIngestionWorkflow
 
@@ -94,7 +94,7 @@ async def ingest(settings: Settings, paths: list[Path], user_id: str, collection
         raise SettingsError(f"Nothing to ingest: no {', '.join(sorted(SUFFIXES))} files there.")
     configure_logging(settings.logs, "ingest", settings.log_level)
     # The bar owns the terminal; the log file has the rest.
-    logging.getLogger().handlers[0].setLevel(logging.ERROR)
+    logging.getLogger().handlers[0].setLevel(logging.CRITICAL)
     # Only processes with this machine's files and this store may do the work, so it stays on a queue of theirs.
     place = hashlib.sha256(f"{socket.gethostname()}\0{settings.store_name}".encode()).hexdigest()[:16]
     queue = f"{settings.temporal_task_queue}-files-{place}"
@@ -124,7 +124,7 @@ async def ingest(settings: Settings, paths: list[Path], user_id: str, collection
             if isinstance(error.cause, TerminatedError):
                 raise SettingsError("Another `ingest` of the same files was started, and took over.") from None
             logger.exception("the ingestion failed")
-            raise SettingsError(f"The ingestion failed ({error.cause}); {settings.logs} says more.") from None
+            raise SettingsError(f"{explain_failure(error)} {settings.logs} says more.") from None
         except RPCError as error:
             logger.exception("the ingestion failed")
             raise SettingsError(f"Temporal failed ({error}); {settings.logs} says more.") from None

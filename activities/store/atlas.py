@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import random
 import time
@@ -82,8 +81,6 @@ from activities.store.base import ACCESSES_KEPT, NEIGHBOURS, mismatch
 from activities.store.filters import Condition, Node, fields_of, parse_filter
 from activities.store.likeness import numbers_in
 from activities.store.vectors import searchable
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Session = AsyncIOMotorClientSession

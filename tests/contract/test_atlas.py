@@ -1,8 +1,9 @@
 """What is the Atlas store's alone: agreement with the embedded one, older servers, declared collections, indexes."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from mcp_server.local.stack import Addresses
 from mcp_server.settings import LOCAL_EMBEDDING_MODEL
 from tests.atlas.running import stand_in
 from tests.conftest import CORPUS
-from tests.contract.records import EAST, MODEL, NORTH, WEST, Engine, chunk, fails, found, put, search
+from tests.contract.records import EAST, MODEL, NOON, NORTH, WEST, Engine, chunk, entry, fails, found, put, search
 
 QUESTIONS = (
     "How do I back up a database without stopping it?",
@@ -354,6 +355,17 @@ async def test_a_filter_that_leaves_too_much_says_so(atlas_engine: Engine, monke
         assert await found(store, "plum", WEST, filter={"position": {"$lt": 3}}) == ["0", "1", "2"]
         with fails("over_limit", "filter", "more than 3"):
             await search(store, "plum", filter={"position": {"$lt": 4}})
+
+
+async def test_mongodb_removes_expired_answers_by_itself(atlas_engine: Engine, mongodb: Any) -> None:
+    long_ago = datetime(2024, 1, 1, tzinfo=UTC)
+    async with opened(atlas_engine.atlas()) as store:
+        await store.put_cache_entry(entry("old", "h", created_at=long_ago, expires_at=long_ago + timedelta(days=1)))
+        await store.put_cache_entry(entry("new", "i"))
+        cache = mongodb[atlas_engine.target.partition(" ")[0]]["cache"]
+        while cache.find_one({"entry_id": "old"}):
+            await asyncio.sleep(0.1)
+        assert await store.cached_answer("ann", "i", NOON) == entry("new", "i")
 
 
 async def test_collections_may_have_other_names(mongodb_uri: str, mongodb: Any) -> None:
