@@ -66,6 +66,7 @@ from activities.models import (
 from activities.store import atlas_reembed
 from activities.store.atlas_building import build, refuse, reports_of, searched_indexes
 from activities.store.atlas_errors import NOT_PRIMARY, explain
+from activities.store.atlas_external import hits_of, query_of
 from activities.store.atlas_indexes import (
     COLLECTIONS,
     TEXT_INDEX,
@@ -78,7 +79,7 @@ from activities.store.atlas_indexes import (
 from activities.store.atlas_reembed import PASS_SECONDS
 from activities.store.atlas_search import Document, Found, Query, Target, dot, mql
 from activities.store.base import ACCESSES_KEPT, NEIGHBOURS, mismatch
-from activities.store.filters import Condition, Node, fields_of, parse_filter
+from activities.store.filters import Condition, Node, parse_filter
 from activities.store.likeness import numbers_in
 from activities.store.vectors import searchable
 
@@ -128,29 +129,6 @@ def _moment(micros: int) -> datetime:
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _jsonable(value: Any) -> Any:
-    """A value of somebody else's record as JSON."""
-    if isinstance(value, dict):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_jsonable(item) for item in value]
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, float) and value != value:
-        return None
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    return None if isinstance(value, bytes) else str(value)
-
-
-def _at(record: Document, path: str) -> Any:
-    """What is at a dotted path; None where nothing is."""
-    value: Any = record
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
 
 
 class AtlasDatabase:
@@ -532,11 +510,16 @@ class AtlasStore:
         _drop_superseded(found)
         if not found.documents:
             await self._check_emptiness()
+        return await self._complete(collection, query, found), found
+
+    @staticmethod
+    async def _complete(collection: Collection, query: Query, found: Found) -> list[tuple[Any, float]]:
+        """The best of what was found, all of them whole; those that are gone by now are left out."""
         ranked = query.fused(found)
         if partial := [one for one, _ in ranked if found.documents[one].get("partial")]:
             async for document in collection.find({"_id": {"$in": partial}, **query.target.share}):
                 found.documents[document["_id"]] = document
-        return [(one, score) for one, score in ranked if not found.documents[one].get("partial")], found
+        return [(one, score) for one, score in ranked if not found.documents[one].get("partial")]
 
     async def _rows(self, collection: Collection, query: Query) -> list[Document]:
         """Run a search's aggregation."""
@@ -663,47 +646,15 @@ class AtlasStore:
         self, external: ExternalCollection, query: DocumentQuery, node: Node | None
     ) -> list[SearchHit]:
         """Search a declared collection, with the user's share of it as part of the search."""
-        if node is not None and (unknown := sorted(fields_of(node) - set(external.filter_fields))):
-            allowed = ", ".join(external.filter_fields) or "none"
-            raise failure(
-                "rejected", f"filter: field '{unknown[0]}' of {external.name} can't be filtered by; allowed: {allowed}"
-            )
         vector, _ = self._query_vector(query.embedding)
-        share = {external.user_field: query.user_id} if external.user_field else {}
-        target = Target(
-            external.name.partition(".")[2],
-            external.text_field,
-            external.vector_field,
-            external.text_index,
-            external.vector_index,
-            share,
-            ordered=False,
-        )
-        hybrid = Query(target, query.query, vector, query.limit, query.weight, filter=node)
+        hybrid = query_of(external, query, vector, node)
         async with self._db.explained():
             collection = self._db.elsewhere(external.name)
             found = hybrid.read(await self._rows(collection, hybrid))
             if not found.documents:
                 await self._check_external(external)
-            ranked = hybrid.fused(found)
-            if partial := [one for one, _ in ranked if found.documents[one].get("partial")]:
-                async for document in collection.find({"_id": {"$in": partial}, **share}):
-                    found.documents[document["_id"]] = document
-        hidden = {external.text_field, external.vector_field, external.user_field, "_id"}
-        return [
-            SearchHit(
-                id=str(record_id),
-                text=str(_at(found.documents[record_id], external.text_field) or ""),
-                score=score,
-                vector_score=found.cosines.get(record_id),
-                text_score=found.keywords.get(record_id),
-                metadata={
-                    name: _jsonable(value) for name, value in found.documents[record_id].items() if name not in hidden
-                },
-            )
-            for record_id, score in ranked
-            if not found.documents[record_id].get("partial")
-        ]
+            ranked = await self._complete(collection, hybrid, found)
+        return hits_of(external, ranked, found)
 
     async def _check_external(self, external: ExternalCollection) -> None:
         """Where a search of a declared collection finds nothing, say so if it has no such index."""
