@@ -101,14 +101,22 @@ class ReembedActivities:
 
         async def beat() -> None:
             details: tuple[int, ...] = ()
-            while True:
-                # Not knowing how far it is keeps nobody from going on.
-                with contextlib.suppress(ApplicationError, TimeoutError):
-                    async with asyncio.timeout(BEAT_SECONDS):
-                        progress = await self._store.reembedding_progress(model)
-                    details = (progress.embedded, progress.records)
-                activity.heartbeat(*details)
-                await asyncio.sleep(BEAT_SECONDS)
+            counting = asyncio.create_task(self._store.reembedding_progress(model))
+            try:
+                while True:
+                    await asyncio.wait((counting,), timeout=BEAT_SECONDS)
+                    # A count that takes long is waited for: several at once would only take longer.
+                    if counting.done():
+                        # Not knowing how far it is keeps nobody from going on.
+                        with contextlib.suppress(ApplicationError):
+                            progress = counting.result()
+                            details = (progress.embedded, progress.records)
+                        activity.heartbeat(*details)
+                        await asyncio.sleep(BEAT_SECONDS)
+                        counting = asyncio.create_task(self._store.reembedding_progress(model))
+                    activity.heartbeat(*details)
+            finally:
+                counting.cancel()
 
         beating = asyncio.create_task(beat())
         try:

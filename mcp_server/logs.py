@@ -50,6 +50,7 @@ def configure_logging(folder: Path, role: str, level: str) -> None:
         "httpcore",
         "botocore",
         "urllib3",
+        "pymongo",
         "mcp.server.lowlevel.server",
         "temporalio.worker",
         "sse_starlette",

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import importlib
 import logging
 import time
@@ -166,6 +167,16 @@ def _load(store: str) -> None:
         importlib.import_module(name)
 
 
+@functools.cache
+def _forward_core_logs() -> None:
+    """Have Temporal's core log through Python's logging: by itself it writes to stdout, which is the protocol's."""
+    from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
+
+    forwarding = LogForwardingConfig(logger=logging.getLogger("temporalio.core"))
+    log = LoggingConfig(TelemetryFilter(core_level="WARN", other_level="ERROR"), forwarding=forwarding)
+    Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=log)), error_if_already_set=False)
+
+
 async def connect_embedded(address: str) -> "Client":
     """Connect to the embedded Temporal server, which listens a moment before it is healthy.
 
@@ -176,6 +187,7 @@ async def connect_embedded(address: str) -> "Client":
 
     from workflows.worker import DATA_CONVERTER
 
+    _forward_core_logs()
     deadline = time.monotonic() + EMBEDDED_CONNECT_SECONDS
     while True:
         try:
@@ -202,6 +214,7 @@ async def connect(settings: Settings, address: str | None) -> "Client":
 
     if address is not None:
         return await connect_embedded(address)
+    _forward_core_logs()
     variables = os.environ | {"TEMPORAL_ADDRESS": settings.temporal_address or ""}
     if "temporal_namespace" in settings.model_fields_set:
         variables |= {"TEMPORAL_NAMESPACE": settings.temporal_namespace}

@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from activities.models import ExternalCollection
+from activities.store.atlas_indexes import all_names
 
 LOCAL_EMBEDDING_MODEL = "local.multilingual-e5-small"
 LOCAL_TEXT_MODEL = "local.extractive"
@@ -166,9 +167,15 @@ class Settings(BaseSettings):
     def _fits_the_store(self) -> Self:
         if self.external_collections and self.mongodb_uri is None:
             raise ValueError("EXTERNAL_COLLECTIONS needs MONGODB_URI")
-        names = self.collection_names.values()
-        if len(set(names)) < len(names):
-            raise ValueError("the four Atlas collections need names of their own: see DOCUMENTS_COLLECTION and so on")
+        names = all_names(self.collection_names)
+        if len(set(names.values())) < len(names):
+            raise ValueError(
+                "the Atlas collections need names of their own, and apart from those that are made of them: "
+                f"{names['sources']}, {names['users']} and {names['models']}"
+            )
+        for external in self.external_collections:
+            if external.name in {f"{self.db_name}.{name}" for name in names.values()}:
+                raise ValueError(f"EXTERNAL_COLLECTIONS: {external.name} is the store's own")
         return self
 
     @field_validator("durable_context_home")

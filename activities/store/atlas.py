@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import time
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -65,7 +66,7 @@ from activities.models import (
 )
 from activities.store import atlas_reembed
 from activities.store.atlas_building import build, refuse, reports_of, searched_indexes
-from activities.store.atlas_errors import NOT_PRIMARY, explain
+from activities.store.atlas_errors import explain, unusable
 from activities.store.atlas_external import hits_of, query_of
 from activities.store.atlas_indexes import (
     COLLECTIONS,
@@ -73,11 +74,12 @@ from activities.store.atlas_indexes import (
     VECTOR_INDEX,
     IndexReport,
     Quantization,
+    all_names,
     model_of,
     vector_field,
 )
-from activities.store.atlas_reembed import PASS_SECONDS
-from activities.store.atlas_search import Document, Found, Query, Target, dot, mql
+from activities.store.atlas_reembed import PASS_SECONDS, PROGRESS_SECONDS
+from activities.store.atlas_search import Document, Found, Query, Target, dot, key_of, mql
 from activities.store.base import ACCESSES_KEPT, NEIGHBOURS, mismatch
 from activities.store.filters import Condition, Node, parse_filter
 from activities.store.likeness import numbers_in
@@ -93,9 +95,15 @@ OPERATION_SECONDS = 10.0
 """How long one command may take, the wait for a connection included."""
 CONFLICT_SECONDS = 8.0
 """How long a transaction that met another one is tried again before Temporal does."""
+TRANSACTION_SECONDS = 60.0
+"""How long a transaction over a whole source may take: MongoDB itself ends one that takes longer."""
 RECENT_SECONDS = 60.0
 """For how long a record is looked at besides the search indexes, which usually hold it within one or two."""
 RECENT_RECORDS = 100
+CACHE_CANDIDATES = 8
+"""How many of the nearest cached queries are looked at."""
+NEIGHBOURHOODS = 25
+"""Of how many messages one aggregation reads the surroundings."""
 MAX_FILTERED = 10_000
 """The most records of a user that a metadata filter may leave to search in."""
 VERDICT_SECONDS = 30.0
@@ -108,6 +116,8 @@ _FLOAT32 = b"\x27\x00"
 _VECTOR_SUBTYPE = 9
 _NO_RANK_FUSION = frozenset({224, 40324})
 """Codes of QueryFeatureNotAllowed and of a stage that the server doesn't know."""
+_CONFLICTS = frozenset({24, 112, 246, 251})
+"""Codes of LockTimeout, WriteConflict, SnapshotUnavailable, NoSuchTransaction: of two transactions that met."""
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -156,14 +166,20 @@ class AtlasDatabase:
         """Reach the server; a first time also see what it can do."""
         if self._client is None:
             loop = asyncio.get_running_loop()
-            # In a thread: the addresses behind mongodb+srv:// are looked up there and then.
-            client: AsyncIOMotorClient[Document] = await asyncio.to_thread(
-                AsyncIOMotorClient, self._uri, io_loop=loop, **self._options()
-            )
             try:
-                info = await client.admin.command("buildInfo")
+                # In a thread: the addresses behind mongodb+srv:// are looked up there and then.
+                client: AsyncIOMotorClient[Document] = await asyncio.to_thread(
+                    AsyncIOMotorClient, self._uri, io_loop=loop, **self._options()
+                )
+            except (OSError, ValueError) as error:
+                raise unusable(error) from None
+            try:
+                # A command's own limit would be taken for that of looking for a server, too.
+                self._timeout = client.delegate.options.timeout or self._timeout
+                with pymongo.timeout(min(SELECTION_SECONDS, self._timeout)):
+                    info = await client.admin.command("buildInfo")
             except BaseException:
-                client.close()
+                await asyncio.to_thread(client.close)
                 raise
             self.version = str(info["version"])
             self.rank_fusion = int(self.version.split(".")[0]) >= 8
@@ -171,7 +187,8 @@ class AtlasDatabase:
 
     def _options(self) -> dict[str, Any]:
         """Options of the driver: durability as this store promises it; the rest where the URI doesn't say it."""
-        given = self._uri.partition("?")[2].lower()
+        options = re.split("[&;]", self._uri.partition("?")[2])
+        given = {option.partition("=")[0].lower() for option in options}
         defaults: dict[str, Any] = {
             "appname": "durable-context",
             "serverSelectionTimeoutMS": round(SELECTION_SECONDS * 1000),
@@ -181,9 +198,9 @@ class AtlasDatabase:
         }
         hosts = self.hosts.split(",")
         local = all(host.rpartition(":")[0] in _LOOPBACK or host in _LOOPBACK for host in hosts)
-        if self._uri.startswith("mongodb://") and not local and "ssl=" not in given:
+        if self._uri.startswith("mongodb://") and not local and given.isdisjoint({"tls", "ssl"}):
             defaults["tls"] = True
-        chosen = {name: value for name, value in defaults.items() if f"{name.lower()}=" not in given}
+        chosen = {name: value for name, value in defaults.items() if name.lower() not in given}
         # Temporal retries; everything here may be done twice.
         return chosen | {"retryWrites": False, "retryReads": False, "tz_aware": True, "w": "majority"}
 
@@ -202,15 +219,12 @@ class AtlasDatabase:
         """The hosts in the connection string, without user and password."""
         return self._uri.partition("://")[2].partition("?")[0].rpartition("@")[2].partition("/")[0]
 
-    @property
-    def connected(self) -> bool:
-        return self._client is not None
-
-    def close(self) -> None:
+    async def close(self) -> None:
         """Release every connection. Idempotent."""
         client, self._client = self._client, None
         if client is not None:
-            client.close()
+            # In a thread: it says good-bye to a server that may not answer.
+            await asyncio.to_thread(client.close)
 
     def collection(self, name: str) -> Collection:
         """A collection by the store's own name for it."""
@@ -250,25 +264,30 @@ class AtlasDatabase:
             await self.collection(collection).bulk_write(updates, ordered=False)
 
     @contextlib.asynccontextmanager
-    async def explained(self, seconds: float | None = None) -> AsyncIterator[None]:
+    async def explained(self, seconds: float | None = None, database: str | None = None) -> AsyncIterator[None]:
         """Errors of the driver leave the block as failures in our own words.
 
         Args:
-            seconds: How long each command of the block may take, where that is longer than usual.
+            seconds: How long all of the block may take; otherwise each command has its own limit.
+            database: Which one it is about, where it isn't the store's own.
         """
+        topology: Any = self._client and self._client.topology_description
+        if topology is not None and not topology.has_writable_server():
+            # Nobody is there now: a tool's caller is to hear of it before giving up.
+            seconds = min(SELECTION_SECONDS, seconds or self._timeout)
         try:
             with pymongo.timeout(seconds) if seconds else contextlib.nullcontext():
                 yield
         except (PyMongoError, BSONError, UnicodeEncodeError, OverflowError) as error:
             # The driver's own words would go into workflow histories with it.
-            raise explain(error, self.name, self._pool_size) from None
+            raise explain(error, database or self.name, self._pool_size) from None
 
     async def transact(self, work: Callable[[Session], Awaitable[T]], seconds: float | None = None) -> T:
         """Run `work` in one transaction: it happens as a whole or not at all. One that meets another is tried again.
 
         Args:
             work: What to do; it may be run several times, and raise `_ConflictError` to be.
-            seconds: How long each command may take, where that is longer than usual.
+            seconds: How long all of it may take; otherwise each command has its own limit.
         """
         deadline = time.monotonic() + CONFLICT_SECONDS
         attempt = 0
@@ -282,7 +301,7 @@ class AtlasDatabase:
                             async with session.start_transaction(ReadConcern("snapshot"), WriteConcern("majority")):
                                 return await work(session)
                         except OperationFailure as error:
-                            if not error.has_error_label("TransientTransactionError") or error.code in NOT_PRIMARY:
+                            if error.code not in _CONFLICTS:
                                 raise
                             raise _ConflictError from None
             except _ConflictError:
@@ -344,13 +363,7 @@ class AtlasStore:
         pool_size: int = 64,
         timeout: float = OPERATION_SECONDS,
     ) -> None:
-        own = {name: name for name in COLLECTIONS} | dict(names or {})
-        own |= {
-            "sources": f"{own['documents']}_sources",
-            "users": f"{own['memory_nodes']}_users",
-            "models": "durable_context_models",
-        }
-        self._db = AtlasDatabase(uri, database, own, pool_size, timeout)
+        self._db = AtlasDatabase(uri, database, all_names(names or {}), pool_size, timeout)
         self._quantization = quantization
         self._external = {one.name: one for one in external}
         self._model: EmbeddingModel | None = None
@@ -378,11 +391,11 @@ class AtlasStore:
 
     async def close(self) -> None:
         self._model = None
-        self._db.close()
+        await self._db.close()
 
     async def ping(self) -> str:
         _ = self._opened_with
-        async with self._db.explained():
+        async with self._db.explained(SELECTION_SECONDS):
             await self._db.command({"ping": 1})
         return f"MongoDB {self._db.version} with Atlas Search, {self._db.hosts}/{self._db.name}"
 
@@ -448,6 +461,14 @@ class AtlasStore:
             fields["awaits"] = vector_field(model_of(recorded["next"]))
         return fields
 
+    async def _still_filled(self, collection: str, before: Document) -> None:
+        """Make sure, after a write, that the move to another model that was under way hasn't ended before it.
+
+        The record would be without a vector of the new model: its writer has to hear of it.
+        """
+        if "awaits" in before:
+            await self._filled(collection)
+
     def _vector(self, embedding: bytes) -> Document:
         """The field with an embedding; none for one of zeros, whose cosine with anything is undefined."""
         vector = searchable(embedding, self._opened_with)
@@ -475,7 +496,7 @@ class AtlasStore:
 
     async def _search(
         self, name: str, query: Query, cosine: Callable[[Document], float | None], conditions: Document | None = None
-    ) -> tuple[list[tuple[Any, float]], Found]:
+    ) -> tuple[list[tuple[str, float]], Found]:
         """Run a hybrid search; answer ids with fused scores, and what was found.
 
         Args:
@@ -497,7 +518,8 @@ class AtlasStore:
             await self._filled(name)
             raise
         found = query.read(rows)
-        late = query.unseen(found, recent)
+        # In a thread: a hundred long texts take a while.
+        late = await asyncio.to_thread(query.unseen, found, recent)
         if late and len(found.keywords) >= query.candidates:
             # The leg is full: only the index knows whether it has outranked them or doesn't hold them yet.
             held: list[Document] = [
@@ -513,12 +535,14 @@ class AtlasStore:
         return await self._complete(collection, query, found), found
 
     @staticmethod
-    async def _complete(collection: Collection, query: Query, found: Found) -> list[tuple[Any, float]]:
+    async def _complete(collection: Collection, query: Query, found: Found) -> list[tuple[str, float]]:
         """The best of what was found, all of them whole; those that are gone by now are left out."""
         ranked = query.fused(found)
         if partial := [one for one, _ in ranked if found.documents[one].get("partial")]:
-            async for document in collection.find({"_id": {"$in": partial}, **query.target.share}):
-                found.documents[document["_id"]] = document
+            ids = [found.documents[one]["_id"] for one in partial]
+            hidden = {query.target.vector_field: 0}
+            async for document in collection.find({"_id": {"$in": ids}, **query.target.share}, hidden):
+                found.documents[key_of(document["_id"])] = document
         return [(one, score) for one, score in ranked if not found.documents[one].get("partial")]
 
     async def _rows(self, collection: Collection, query: Query) -> list[Document]:
@@ -563,7 +587,7 @@ class AtlasStore:
             for chunk in chunks
         ]
 
-        async def work(session: Session) -> None:
+        async def work(session: Session) -> Document:
             sources, documents = self._db.collection("sources"), self._db.collection("documents")
             filled = await self._filled("documents", session)
             changes = {**share, "content_hash": chunks[0].content_hash if chunks else "", "chunks": len(chunks)}
@@ -585,7 +609,11 @@ class AtlasStore:
             else:
                 await sources.delete_one(key, session=session)
 
-        await self._db.transact(work, PASS_SECONDS)
+            return filled
+
+        filled = await self._db.transact(work, TRANSACTION_SECONDS)
+        async with self._db.explained():
+            await self._still_filled("documents", filled)
 
     async def collections(self, user_id: str) -> list[str]:
         _ = self._opened_with
@@ -603,6 +631,7 @@ class AtlasStore:
             ids = None if node is None else await self._filtered(share, node)
             hybrid = Query(self._target("documents", share), query.query, vector, query.limit, query.weight, ids=ids)
             if ids == []:
+                await self._filled("documents")
                 return []
             conditions = None if node is None else {"$and": [mql(node, "metadata.")]}
             ranked, found = await self._search("documents", hybrid, cosine, conditions)
@@ -648,7 +677,7 @@ class AtlasStore:
         """Search a declared collection, with the user's share of it as part of the search."""
         vector, _ = self._query_vector(query.embedding)
         hybrid = query_of(external, query, vector, node)
-        async with self._db.explained():
+        async with self._db.explained(database=external.name.partition(".")[0]):
             collection = self._db.elsewhere(external.name)
             found = hybrid.read(await self._rows(collection, hybrid))
             if not found.documents:
@@ -677,22 +706,28 @@ class AtlasStore:
             "changed_at": datetime.now(UTC),
         }
         async with self._db.explained():
-            record |= await self._filled("conversations")
-            await self._db.collection("conversations").update_one(
+            filled = await self._filled("conversations")
+            # A message that is stored again keeps its place in the order of storing.
+            stored_at = {"stored_at": {"$ifNull": ["$stored_at", self._now()]}}
+            await self._upsert(
+                "conversations",
                 {"_id": message.message_id, "user_id": message.user_id},
-                # A message that is stored again keeps its place in the order of storing.
-                [
-                    {
-                        "$replaceWith": {
-                            "$mergeObjects": [
-                                {"$literal": record},
-                                {"stored_at": {"$ifNull": ["$stored_at", self._now()]}},
-                            ]
-                        }
-                    }
-                ],
-                upsert=True,
+                {"$mergeObjects": [{"$literal": record | filled}, stored_at]},
             )
+            await self._still_filled("conversations", filled)
+
+    async def _upsert(self, collection: str, where: Document, record: Document) -> None:
+        """Replace the record that is `where` by what an expression says, or store it.
+
+        Raises:
+            DuplicateKeyError: where another record has one of its unique keys.
+        """
+        change = [{"$replaceWith": record}]
+        try:
+            await self._db.collection(collection).update_one(where, change, upsert=True)
+        except DuplicateKeyError:
+            # Two that both found nothing to replace: the second time there is something.
+            await self._db.collection(collection).update_one(where, change, upsert=True)
 
     # Memories
 
@@ -724,6 +759,7 @@ class AtlasStore:
             _StaleError: where somebody did.
         """
         memories, users = self._db.collection("memory_nodes"), self._db.collection("users")
+        content_hash = _digest(node.content)
         async with self._db.explained():
             head = await users.find_one({"_id": node.user_id})
             sources = {"sources.message_id": {"$in": node.source_messages}}
@@ -736,6 +772,10 @@ class AtlasStore:
                 if message_id in formed:
                     return FormedMemory(memory_id=formed[message_id][0], reinforced=formed[message_id][1])
             nearest = await self._nearest("memory_nodes", node.user_id, vector, cosine, 1)
+            # However many memories were formed since the index was brought up to date: the same words are found.
+            async for one in memories.find({"user_id": node.user_id, "content_hash": content_hash}).limit(1):
+                if (exact := cosine(one)) is not None:
+                    nearest = [(one, exact), *nearest]
         same = [
             one["_id"]
             for one, similarity in nearest
@@ -745,8 +785,10 @@ class AtlasStore:
             {"message_id": message_id, "reinforced": bool(same)} for message_id in dict.fromkeys(node.source_messages)
         ]
 
+        filled: Document = {}
+
         async def work(session: Session) -> FormedMemory:
-            filled = await self._filled("memory_nodes", session)
+            filled.update(await self._filled("memory_nodes", session))
             try:
                 # Searches aren't part of transactions: this makes sure that nobody has formed a memory since.
                 moved = await users.update_one(
@@ -785,6 +827,7 @@ class AtlasStore:
                 "_id": node.memory_id,
                 **node.model_dump(exclude={"memory_id", "embedding", "source_messages"}),
                 "created_at_us": _micros(node.created_at),
+                "content_hash": content_hash,
                 "access_count": 0,
                 "accesses": [],
                 "sources": added,
@@ -795,7 +838,10 @@ class AtlasStore:
             await memories.insert_one(record, session=session)
             return FormedMemory(memory_id=node.memory_id, reinforced=False)
 
-        return await self._db.transact(work)
+        result = await self._db.transact(work)
+        async with self._db.explained():
+            await self._still_filled("memory_nodes", filled)
+        return result
 
     async def prune_memories(self, user_id: str, budget: int) -> int:
         _ = self._opened_with
@@ -847,7 +893,7 @@ class AtlasStore:
             )
             messages = [(found.documents[message_id], score) for message_id, score in ranked]
             related, counts = await asyncio.gather(
-                self._with_neighbours(query.user_id, messages),
+                self._all_with_neighbours(query.user_id, messages),
                 self._count_access(query.user_id, [one["_id"] for one, _ in nearest], query.retrieval_id),
             )
         similar = [
@@ -865,10 +911,14 @@ class AtlasStore:
         ]
         return Recollection(related_conversation=related, similar_memories=similar)
 
+    async def _all_with_neighbours(self, user_id: str, messages: list[tuple[Document, float]]) -> list[RelatedMessage]:
+        """Messages with their surroundings."""
+        parts = [messages[start : start + NEIGHBOURHOODS] for start in range(0, len(messages), NEIGHBOURHOODS)]
+        read = await asyncio.gather(*(self._with_neighbours(user_id, part) for part in parts))
+        return [related for part in read for related in part]
+
     async def _with_neighbours(self, user_id: str, messages: list[tuple[Document, float]]) -> list[RelatedMessage]:
-        """Messages with their surroundings, which one aggregation reads for all of them."""
-        if not messages:
-            return []
+        """A few messages with their surroundings, which one aggregation reads for all of them."""
         sides: list[list[Document]] = []
         for place, (message, _) in enumerate(messages):
             at, stored = message["timestamp_us"], message["stored_at"]
@@ -947,14 +997,11 @@ class AtlasStore:
             "changed_at": datetime.now(UTC),
         }
         async with self._db.explained():
-            record |= await self._filled("cache")
-            not_newer = {"created_at_us": {"$lte": record["created_at_us"]}}
-            try:
-                await self._db.collection("cache").replace_one({**key, **not_newer}, record, upsert=True)
-            except DuplicateKeyError as error:
-                # A newer answer is there, and stays; any other clash is with somebody else's entry.
-                if list((error.details or {}).get("keyPattern", {})) != ["_id"]:
-                    raise
+            filled = await self._filled("cache")
+            created = record["created_at_us"]
+            is_newest = {"$lte": [{"$ifNull": ["$created_at_us", created]}, created]}
+            await self._upsert("cache", key, {"$cond": [is_newest, {"$literal": record | filled}, "$$ROOT"]})
+            await self._still_filled("cache", filled)
 
     async def cached_answer(self, user_id: str, query_hash: str, now: datetime) -> CacheEntry | None:
         _ = self._opened_with
@@ -970,8 +1017,12 @@ class AtlasStore:
         vector, cosine = self._query_vector(embedding)
         valid = Condition("expires_at_us", "$gt", (_micros(now),))
         async with self._db.explained():
-            nearest = await self._nearest("cache", user_id, vector, cosine, 1, valid)
-        return CacheMatch(entry=self._entry(nearest[0][0]), similarity=nearest[0][1]) if nearest else None
+            nearest = await self._nearest("cache", user_id, vector, cosine, CACHE_CANDIDATES, valid)
+        for one, similarity in nearest:
+            # The index may not know yet that an entry was replaced by one that has expired since.
+            if one["expires_at_us"] > _micros(now):
+                return CacheMatch(entry=self._entry(one), similarity=similarity)
+        return None
 
     def _entry(self, found: Document) -> CacheEntry:
         model, vector = self._opened_with, found.get(self._vector_field)
@@ -1014,7 +1065,7 @@ class AtlasStore:
             await atlas_reembed.put(self._db, model, collection, embedded)
 
     async def reembedding_progress(self, model: EmbeddingModel) -> Reembedding:
-        async with self._db.explained(PASS_SECONDS):
+        async with self._db.explained(PROGRESS_SECONDS):
             await self._db.connect()
             return await atlas_reembed.progress(self._db, model)
 
@@ -1023,8 +1074,10 @@ class AtlasStore:
             await self._db.connect()
             if not await atlas_reembed.is_complete(self._db, model):
                 return False
-            reports = await self._reports(model)
-        await atlas_reembed.switch(self._db, model, reports)
+            has_moved = await atlas_reembed.has_moved(self._db, model)
+            reports = [] if has_moved else await self._reports(model)
+        if not has_moved:
+            await atlas_reembed.switch(self._db, model, reports)
         async with self._db.explained(PASS_SECONDS):
             # Whoever asked before the switch whether it may write, and wrote after it.
             return await atlas_reembed.is_complete(self._db, model)

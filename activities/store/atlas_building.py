@@ -2,14 +2,15 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from activities.errors import failure
 from activities.models import EmbeddingModel, ExternalCollection
 from activities.store.atlas_indexes import (
-    REBUILDING,
     REGULAR_INDEXES,
+    Index,
     IndexReport,
     Quantization,
     compare_external,
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.25
+MENDINGS = 20
+"""How often an index is changed before that is given up."""
 BUILD_SECONDS = 300.0
 """How long one command that makes an index may take."""
 
@@ -60,7 +63,15 @@ async def reports_of(
         for index in wanted
     ]
     for one in external:
-        theirs = await searched_indexes(db.elsewhere(one.name))
+        try:
+            theirs = await searched_indexes(db.elsewhere(one.name))
+        except Exception as error:
+            # What isn't ours never keeps the store from being used; a connection that broke would show elsewhere too.
+            if (code := getattr(error, "code", None)) is None:
+                raise
+            unread = Index(one.name, one.vector_index, "vectorSearch", {})
+            reports.append(IndexReport(unread, "failed", f"its indexes can't be read (code {code})", queryable=False))
+            continue
         reports.append(compare_external(one.name, one.vector_index, "vectorSearch", theirs))
         reports.append(compare_external(one.name, one.text_index, "search", theirs))
     return reports
@@ -94,6 +105,7 @@ async def build(db: "AtlasDatabase", look: Callable[[], Any], on_change: Callabl
     """
     async with db.explained():
         await db.create_collections()
+    mended: Counter[tuple[str, str]] = Counter()
     while True:
         async with db.explained():
             reports: list[IndexReport] = await look()
@@ -103,8 +115,15 @@ async def build(db: "AtlasDatabase", look: Callable[[], Any], on_change: Callabl
             return
         for report in own:
             await mend(db, report)
-        if not any(report.state in ("missing", "differs") for report in own):
-            await asyncio.sleep(POLL_SECONDS)
+            if report.state == "differs":
+                mended[report.index.collection, report.index.name] += 1
+                if mended[report.index.collection, report.index.name] > MENDINGS:
+                    raise failure(
+                        "not_configured",
+                        f"the index {report.index.name} of {db.names[report.index.collection]} still differs after it "
+                        f"was changed: {report.detail}. Drop it in Atlas, and run `durable-context index` again.",
+                    )
+        await asyncio.sleep(POLL_SECONDS)
 
 
 async def mend(db: "AtlasDatabase", report: IndexReport) -> None:
@@ -118,7 +137,7 @@ async def mend(db: "AtlasDatabase", report: IndexReport) -> None:
         raise failure(
             "not_configured",
             f"Atlas can't build the index {index.name} of {db.names[index.collection]}: "
-            f"{report.detail or 'no reason given'}",
+            f"{report.detail or 'no reason given'}. Drop it in Atlas, and run `durable-context index` again.",
         )
     if report.state not in ("missing", "differs"):
         return
@@ -162,8 +181,13 @@ def refuse(db: "AtlasDatabase", reports: Sequence[IndexReport], model: Embedding
             "`durable-context index` once.",
         )
     for report in own:
-        # An index that is being rebuilt answers with its old definition meanwhile.
-        if report.state == "failed" or (report.state == "building" and report.detail != REBUILDING):
+        if report.state == "failed" and not report.queryable:
+            raise failure(
+                "not_configured",
+                f"Atlas has failed to build the index {report.index.name} of {db.names[report.index.collection]} "
+                f"({report.detail}): drop it in Atlas, and run `durable-context index`.",
+            )
+        if not report.queryable:
             raise failure(
                 "unavailable",
                 f"Atlas is still building the index {report.index.name} of {db.names[report.index.collection]} "

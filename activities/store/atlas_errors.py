@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 _PASSING = frozenset({6, 7, 24, 50, 64, 89, 91, 112, 189, 202, 211, 246, 251, 262, 317, 358, 9001})
 """Codes of errors that pass by themselves, besides those of a node that isn't primary: MongoDB's error_codes.yml."""
-NOT_PRIMARY = frozenset({10058, 10107, 11600, 11602, 13435, 13436})
+_NOT_PRIMARY = frozenset({10058, 10107, 11600, 11602, 13435, 13436})
 
 
 @dataclass(frozen=True)
@@ -85,17 +85,28 @@ def explain(error: Exception, database: str, connections: int) -> ApplicationErr
             f"all {connections} connections to Atlas are in use; the call is retried. If it happens often, run more "
             "workers, or raise maxPoolSize in MONGODB_URI.",
         )
+    if "NotPrimaryError" in kinds:
+        return failure("unavailable", "Atlas is electing another primary; the call is retried")
+    if "NetworkTimeout" in kinds or "ExecutionTimeout" in kinds:
+        return failure("unavailable", "Atlas took too long over a command; the call is retried")
     if "ConnectionFailure" in kinds and code is None:
         return _explain_connection(text)
-    if "ExecutionTimeout" in kinds:
-        return failure("unavailable", "Atlas took too long over a command; the call is retried")
     if "InvalidOperation" in kinds:
         return failure("unavailable", "the store isn't open")
     if code == 11000:
         return failure("rejected", "the record's id already belongs to another record")
-    if code in NOT_PRIMARY or "RetryableWriteError" in refusal.labels:
+    if code in _NOT_PRIMARY or "RetryableWriteError" in refusal.labels:
         return failure("unavailable", "Atlas is electing another primary; the call is retried")
     return _explain_refusal(refusal, database)
+
+
+def unusable(error: Exception) -> ApplicationError:
+    """What it means that the driver takes a connection string for none, or can't read a file that it names."""
+    if isinstance(error, OSError) and error.strerror:
+        return failure("not_configured", f"a file that MONGODB_URI names can't be used: {error.strerror}")
+    return failure(
+        "not_configured", "MONGODB_URI holds a port or an option that can't be used: copy it anew from Atlas."
+    )
 
 
 def _explain_refusal(refusal: Refusal, database: str) -> ApplicationError:
@@ -107,13 +118,13 @@ def _explain_refusal(refusal: Refusal, database: str) -> ApplicationError:
             "Atlas refused the user or the password of MONGODB_URI: check both under Database Access, and "
             "percent-encode special characters.",
         )
-    if code == 13 or code == 8000:
+    if code == 13 or (code == 8000 and ("not allowed" in lower or "not authorized" in lower)):
         return failure(
             "access_denied",
             f"the user of MONGODB_URI may not do this in database {database}: give it the role readWrite "
             "there under Database Access, and for `durable-context index` also dbAdmin.",
         )
-    if code in (31082, 59, 40324) or "searchnotenabled" in lower or code == 31083:
+    if code in (31082, 59, 115, 40324, 6047401) or "searchnotenabled" in lower or code == 31083:
         return failure(
             "not_configured",
             "the server behind MONGODB_URI has no Atlas Search: use MongoDB Atlas (flex or dedicated) or the image "
@@ -169,19 +180,22 @@ def _explain_connection(text: str) -> ApplicationError:
             "the certificate of the server behind MONGODB_URI can't be verified: check the host, this machine's "
             "clock and its CA certificates (tlsCAFile).",
         )
-    if "ssl" in text or "tls" in text:
+    if "ssl handshake" in text or "[ssl" in text or "tlsv1" in text:
         return failure(
             "unavailable",
             "the TLS handshake with the server behind MONGODB_URI fails: Atlas needs TLS; add tls=false only for a "
             "server without it.",
         )
+    if "temporary failure in name resolution" in text:
+        return failure("unavailable", "the host of MONGODB_URI can't be looked up: DNS doesn't answer")
     if "name or service not known" in text or "nodename nor servname" in text or "getaddrinfo" in text:
         return failure(
             "unavailable",
             "the host of MONGODB_URI isn't known to DNS: check its spelling, and in Atlas that the cluster exists "
             "and isn't paused.",
         )
-    if "no replica set members" in text or "primary" in text or "not primary" in text:
+    # What follows describes each server, and calls a replica set of which none answers one without a primary.
+    if "primary" in text.partition(", topology description:")[0]:
         return failure("unavailable", "Atlas has no primary just now (an election, or maintenance)")
     if "connection refused" in text:
         return failure("unavailable", "nothing listens at the host and port of MONGODB_URI")

@@ -7,7 +7,14 @@ from typing import Any
 from activities.errors import failure
 from activities.models import DocumentQuery, ExternalCollection, SearchHit
 from activities.store.atlas_search import Document, Found, Query, Target
-from activities.store.filters import Node, fields_of
+from activities.store.filters import Group, Node, fields_of
+
+MAX_BYTES = 1_000_000
+"""The most that one search answers with."""
+MAX_TEXT = 100_000
+"""The most characters of one record's text."""
+MAX_NUMBERS = 64
+"""A longer list of numbers is a vector, which is of no use to anybody who reads it."""
 
 
 def query_of(external: ExternalCollection, query: DocumentQuery, vector: Any, node: Node | None) -> Query:
@@ -27,6 +34,8 @@ def query_of(external: ExternalCollection, query: DocumentQuery, vector: Any, no
         raise failure(
             "rejected", f"filter: field '{unknown[0]}' of {external.name} can't be filtered by; allowed: {allowed}"
         )
+    if node is not None:
+        _check(node)
     target = Target(
         collection=external.name.partition(".")[2],
         text_field=external.text_field,
@@ -39,22 +48,48 @@ def query_of(external: ExternalCollection, query: DocumentQuery, vector: Any, no
     return Query(target, query.query, vector, query.limit, query.weight, filter=node)
 
 
+def _check(node: Node) -> None:
+    """Reject what MongoDB's query language knows and the search indexes don't."""
+    if isinstance(node, Group):
+        if not node.members:
+            raise failure("rejected", "filter: an empty object can't be searched for in a declared collection")
+        for member in node.members:
+            _check(member)
+        return
+    kinds = {"number" if type(value) in (int, float) else type(value).__name__ for value in node.values}
+    if not node.values:
+        raise failure("rejected", f"filter: {node.operator} of '{node.field}' needs at least one value")
+    if len(kinds) > 1:
+        raise failure("rejected", f"filter: the values for '{node.field}' must be of one type")
+    if "NoneType" in kinds:
+        raise failure("rejected", f"filter: '{node.field}' can't be compared with null here; use $exists")
+    if "bool" in kinds and node.operator in ("$gt", "$gte", "$lt", "$lte"):
+        raise failure("rejected", f"filter: {node.operator} of '{node.field}' needs a number or a string")
+
+
 def hits_of(external: ExternalCollection, ranked: list[tuple[Any, float]], found: Found) -> list[SearchHit]:
-    """Somebody else's records as hits: what isn't the text, the vector or the user is metadata."""
+    """Somebody else's records as hits: what isn't the text, the vector or the user is metadata.
+
+    As many of the best as MAX_BYTES take: they travel through a workflow's history, which is bounded.
+    """
     hidden = {external.text_field, external.vector_field, external.user_field, "_id"}
-    return [
-        SearchHit(
-            id=str(record_id),
-            text=str(_at(found.documents[record_id], external.text_field) or ""),
+    hits: list[SearchHit] = []
+    left = MAX_BYTES
+    for record_id, score in ranked:
+        record = found.documents[record_id]
+        hit = SearchHit(
+            id=str(record["_id"]),
+            text=str(_at(record, external.text_field) or "")[:MAX_TEXT],
             score=score,
             vector_score=found.cosines.get(record_id),
             text_score=found.keywords.get(record_id),
-            metadata={
-                name: _jsonable(value) for name, value in found.documents[record_id].items() if name not in hidden
-            },
+            metadata={name: _jsonable(value) for name, value in record.items() if name not in hidden},
         )
-        for record_id, score in ranked
-    ]
+        left -= len(hit.model_dump_json())
+        if left < 0:
+            break
+        hits.append(hit)
+    return hits
 
 
 def _jsonable(value: Any) -> Any:
@@ -62,6 +97,8 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _jsonable(item) for key, item in value.items()}
     if isinstance(value, list):
+        if len(value) > MAX_NUMBERS and all(isinstance(item, int | float) for item in value):
+            return None
         return [_jsonable(item) for item in value]
     if isinstance(value, datetime):
         return value.isoformat()

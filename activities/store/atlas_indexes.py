@@ -10,12 +10,11 @@ from activities.store.words import UNSPACED
 
 Kind = Literal["vectorSearch", "search", "regular"]
 State = Literal["ready", "building", "missing", "differs", "failed"]
+"""`failed` also stands for an index that can't follow its collection any more."""
 Quantization = Literal["none", "scalar"]
 
 COLLECTIONS = tuple(EMBEDDED)
 """The store's own names of its collections of records."""
-
-REBUILDING = "rebuilding; its old definition answers meanwhile"
 
 VECTOR_INDEX = "durable_context_vector"
 TEXT_INDEX = "durable_context_text"
@@ -28,7 +27,12 @@ ANALYZER: dict[str, Any] = {
     "charFilters": [],
     "tokenizer": {"type": "regexCaptureGroup", "pattern": _WORDS, "group": 0},
     # As FTS5's `porter unicode61 remove_diacritics 2` in the embedded store: case and accents folded, English stems.
-    "tokenFilters": [{"type": "icuFolding"}, {"type": "porterStemming"}],
+    "tokenFilters": [
+        {"type": "icuFolding"},
+        # Lucene refuses a record with a token beyond 32,766 bytes; nobody looks for one that long.
+        {"type": "length", "min": 1, "max": 255},
+        {"type": "porterStemming"},
+    ],
 }
 
 
@@ -59,11 +63,29 @@ class IndexReport:
     """Fields that a vector index should hold and doesn't."""
     other_kind: bool = False
     """Whether the name belongs to an index of another kind."""
+    queryable: bool = True
+    """Whether searches are answered."""
+    current: bool = True
+    """Whether they are answered by its latest definition."""
 
 
 def vector_field(model: EmbeddingModel) -> str:
     """The field with a record's vector of `model`: each model has its own, so that vectors of two never mix."""
     return "embedding_" + hashlib.sha256(f"{model.model_id}\0{model.dimensions}".encode()).hexdigest()[:8]
+
+
+def all_names(names: Mapping[str, str]) -> dict[str, str]:
+    """What every collection of the store is called in the database, given the names of some that hold records.
+
+    Besides those: `sources` (which revision of each source is stored), `users` (how many memories each has formed, by
+    which transactions find out about each other) and `models` (which embedding model fills the collections).
+    """
+    chosen = {name: name for name in COLLECTIONS} | dict(names)
+    return chosen | {
+        "sources": f"{chosen['documents']}_sources",
+        "users": f"{chosen['memory_nodes']}_users",
+        "models": "durable_context_models",
+    }
 
 
 def model_of(recorded: Mapping[str, Any]) -> EmbeddingModel:
@@ -117,6 +139,7 @@ REGULAR_INDEXES = [
     _regular("conversations", "user_id", "-changed_at"),
     _regular("memory_nodes", "user_id", "importance"),
     _regular("memory_nodes", "user_id", "-changed_at"),
+    _regular("memory_nodes", "user_id", "content_hash"),
     # Formed twice from one message, a memory would count it twice.
     _regular("memory_nodes", "user_id", "sources.message_id", unique=True),
     _regular("cache", "entry_id", unique=True),
@@ -151,8 +174,12 @@ def compare_search(index: Index, there: dict[str, Any] | None) -> IndexReport:
     status = str(there.get("status", ""))
     if status == "DOES_NOT_EXIST":
         return IndexReport(index, "missing")
-    if status == "FAILED":
-        return IndexReport(index, "failed", str(there.get("message", "")))
+    queryable = bool(there.get("queryable", False))
+    current = queryable and status in ("READY", "")
+    if status in ("FAILED", "STALE"):
+        said = [str(host.get("mainIndex", host).get("message", "")) for host in there.get("statusDetail") or []]
+        detail = " ".join(dict.fromkeys(part for part in (status, there.get("message"), *said) if part))
+        return IndexReport(index, "failed", detail, queryable=queryable, current=False)
     if there.get("type", "search") != index.kind:
         return IndexReport(index, "differs", f"it is a {there.get('type', 'search')} index", other_kind=True)
     definition = there.get("latestDefinition") or {}
@@ -165,11 +192,12 @@ def compare_search(index: Index, there: dict[str, Any] | None) -> IndexReport:
     if difference:
         held = {str(one.get("path")) for one in definition.get("fields", [])}
         wanted = {str(one["path"]) for one in index.definition.get("fields", [])}
-        return IndexReport(index, "differs", difference, frozenset(wanted - held))
-    if not there.get("queryable", False):
-        return IndexReport(index, "building", status or "PENDING")
-    if status not in ("READY", ""):
-        return IndexReport(index, "building", REBUILDING)
+        lacking = frozenset(wanted - held)
+        return IndexReport(index, "differs", difference, lacking, queryable=queryable, current=current)
+    if not queryable:
+        return IndexReport(index, "building", status or "PENDING", queryable=False, current=False)
+    if not current:
+        return IndexReport(index, "building", "rebuilding; its old definition answers meanwhile", current=False)
     return IndexReport(index, "ready")
 
 

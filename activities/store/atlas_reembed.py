@@ -4,6 +4,7 @@ A record that has no vector of the model that the collections move to says so in
 writes meanwhile sets it too, and what slipped past is looked for before the switch and once more after it.
 """
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from activities.errors import failure
@@ -16,8 +17,12 @@ from activities.store.vectors import searchable
 if TYPE_CHECKING:
     from activities.store.atlas import AtlasDatabase
 
+logger = logging.getLogger(__name__)
+
 PASS_SECONDS = 300.0
-"""How long one command that goes over a whole collection may take."""
+"""How long what goes over whole collections may take."""
+PROGRESS_SECONDS = 30.0
+"""How long counting may take."""
 
 
 async def begin(db: "AtlasDatabase", model: EmbeddingModel) -> bool:
@@ -96,7 +101,7 @@ async def put(db: "AtlasDatabase", model: EmbeddingModel, collection: str, embed
 async def progress(db: "AtlasDatabase", model: EmbeddingModel) -> Reembedding:
     now = await _filling(db, model)
     waiting = {"awaits": vector_field(model)}
-    records = sum([await db.collection(name).count_documents({}) for name in COLLECTIONS])
+    records = sum([await db.collection(name).estimated_document_count() for name in COLLECTIONS])
     left = sum([await db.collection(name).count_documents(waiting) for name in COLLECTIONS])
     return Reembedding(filled_by=now, records=records, embedded=records - left)
 
@@ -108,6 +113,11 @@ async def is_complete(db: "AtlasDatabase", model: EmbeddingModel) -> bool:
     return not await _any_waiting(db, model)
 
 
+async def has_moved(db: "AtlasDatabase", model: EmbeddingModel) -> bool:
+    """Whether `model` fills every collection already."""
+    return all(model_of(one) == model for one in await db.recorded())
+
+
 async def switch(db: "AtlasDatabase", model: EmbeddingModel, reports: list[IndexReport]) -> None:
     """Have `model` fill every collection from here on.
 
@@ -116,7 +126,9 @@ async def switch(db: "AtlasDatabase", model: EmbeddingModel, reports: list[Index
     Raises:
         ApplicationError: `unavailable` while the vector indexes don't hold the new vectors.
     """
-    if any(report.index.kind == "vectorSearch" and report.state != "ready" for report in reports):
+    field = vector_field(model)
+    own = [one for one in reports if one.index.collection in db.names and one.index.kind == "vectorSearch"]
+    if not all(one.current and field not in one.lacking for one in own):
         raise failure("unavailable", "Atlas is still building the vector indexes for the new model")
 
     async def work(session: Any) -> None:
@@ -132,10 +144,15 @@ async def switch(db: "AtlasDatabase", model: EmbeddingModel, reports: list[Index
 
 
 async def forget_previous(db: "AtlasDatabase") -> None:
-    """Remove the vectors of models that were used before."""
+    """Remove the vectors of models that were used before, except of records that have no other yet."""
     for one in await db.recorded():
         for previous in one.get("previous", []):
             if previous in (model_of(one).model_dump(), one.get("next")):
+                continue
+            old, new = vector_field(model_of(previous)), vector_field(model_of(one))
+            left = {"embedded_by": {"$eq": old, "$ne": new}}
+            if await db.collection(one["collection"]).find_one(left, {"_id": 1}):
+                logger.warning("%s has records without a new vector: run `durable-context reembed` again", one["_id"])
                 continue
             await _drop_vectors(db, one["collection"], previous)
             await db.collection("models").update_one({"_id": one["_id"]}, {"$pull": {"previous": previous}})

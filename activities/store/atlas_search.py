@@ -58,9 +58,9 @@ class Found:
         documents: The records by id: whole for the best ones, a few fields for the others.
     """
 
-    cosines: dict[Any, float] = field(default_factory=dict)
-    keywords: dict[Any, float] = field(default_factory=dict)
-    documents: dict[Any, Document] = field(default_factory=dict)
+    cosines: dict[str, float] = field(default_factory=dict)
+    keywords: dict[str, float] = field(default_factory=dict)
+    documents: dict[str, Document] = field(default_factory=dict)
 
 
 def mql(node: Node, prefix: str = "") -> Document:
@@ -214,7 +214,12 @@ class Query:
                         "$cond": [
                             {"$lte": ["$place", self.limit]},
                             "$record",
-                            {"source": "$record.source", "revision": "$record.revision", "partial": True},
+                            {
+                                "_id": "$_id",
+                                "source": "$record.source",
+                                "revision": "$record.revision",
+                                "partial": {"$literal": True},
+                            },
                         ]
                     },
                 }
@@ -285,19 +290,20 @@ class Query:
 
     def read(self, rows: Sequence[Document]) -> Found:
         """What the pipeline's rows say."""
-        ranked: dict[str, list[tuple[int, Any, float]]] = {"vector": [], "text": []}
+        ranked: dict[str, list[tuple[int, str, float]]] = {"vector": [], "text": []}
         found = Found()
         for row in rows:
-            found.documents[row["_id"]] = row["record"]
+            key = key_of(row["_id"])
+            found.documents[key] = row["record"]
             for leg in row["legs"]:
                 # A leg that missed the record has the rank "NA".
                 if isinstance(leg["rank"], int) and leg["rank"] > 0:
-                    ranked[leg["leg"]].append((leg["rank"], row["_id"], leg["value"]))
+                    ranked[leg["leg"]].append((leg["rank"], key, leg["value"]))
         found.cosines = {one: cosine_of(value) for _, one, value in sorted(ranked["vector"], key=lambda item: item[0])}
         found.keywords = {one: float(value) for _, one, value in sorted(ranked["text"], key=lambda item: item[0])}
         return found
 
-    def unseen(self, found: Found, recent: Sequence[Document]) -> dict[Any, int]:
+    def unseen(self, found: Found, recent: Sequence[Document]) -> dict[str, int]:
         """Which of the user's newest records hold terms of the query but aren't in the keyword leg, and how many."""
         if "text" not in self.legs():
             return {}
@@ -313,7 +319,7 @@ class Query:
         found: Found,
         recent: Sequence[Document],
         cosine: Callable[[Document], float | None],
-        late: Mapping[Any, int],
+        late: Mapping[str, int],
     ) -> None:
         """Add records to `found` that the search indexes don't hold yet.
 
@@ -341,13 +347,18 @@ class Query:
             record_id: one for record_id, one in by_id.items() if record_id in found.cosines or record_id in late
         }
 
-    def _best(self, scores: dict[Any, float]) -> dict[Any, float]:
+    def _best(self, scores: dict[str, float]) -> dict[str, float]:
         """As many of a leg's results as it contributes, best first."""
         return dict(sorted(scores.items(), key=lambda item: (-item[1], item[0]))[: self.candidates])
 
-    def fused(self, found: Found) -> list[tuple[Any, float]]:
+    def fused(self, found: Found) -> list[tuple[str, float]]:
         """Ids and fused scores of what was found, best first and at most `limit`."""
         return fuse([(self.weight, list(found.cosines)), (1 - self.weight, list(found.keywords))])[: self.limit]
+
+
+def key_of(record_id: Any) -> str:
+    """A record's `_id` as text; other people's may be of any type."""
+    return record_id if isinstance(record_id, str) else f"{type(record_id).__name__} {record_id!r}"
 
 
 def cosine_of(score: float) -> float:

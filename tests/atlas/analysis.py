@@ -160,6 +160,10 @@ def _token_filter(definition: object, where: str) -> TokenFilter:
         checked = _keys(definition, where, {"type", "tokens"}, {"ignoreCase"})
         stopped, ignoring = set(checked["tokens"]), checked.get("ignoreCase", True)
         return lambda terms: [term for term in terms if (term.lower() if ignoring else term) not in stopped]
+    if kind == "length":
+        checked = _keys(definition, where, {"type"}, {"min", "max"})
+        least, most = int(checked.get("min", 0)), int(checked.get("max", 255))
+        return lambda terms: [term for term in terms if least <= len(term) <= most]
     each: dict[str, Callable[[str], str]] = {
         "icuFolding": fold,
         "lowercase": str.lower,
