@@ -11,27 +11,44 @@ import pymongo
 import pytest
 from bson import ObjectId
 from bson.binary import Binary, BinaryVectorDtype
+from temporalio.exceptions import ApplicationError
 
 from activities.bedrock import BedrockEmbeddings
 from activities.documents import chunk_text
 from activities.models import (
     DEFAULT_COLLECTION,
+    EMBEDDED,
     Chunk,
     DocumentQuery,
     EmbeddingModel,
     ExternalCollection,
+    RecordEmbedding,
     SearchHit,
     pack_vector,
 )
-from activities.store.atlas import AtlasStore
-from activities.store.atlas_indexes import TEXT_INDEX, VECTOR_INDEX, IndexReport
+from activities.store.atlas import AtlasDatabase, AtlasStore
+from activities.store.atlas_indexes import TEXT_INDEX, VECTOR_INDEX, IndexReport, compare_search, search_indexes
 from activities.store.base import Store
 from activities.store.sqlite import SqliteStore
 from mcp_server.local.stack import Addresses
 from mcp_server.settings import LOCAL_EMBEDDING_MODEL
 from tests.atlas.running import stand_in
 from tests.conftest import CORPUS
-from tests.contract.records import EAST, MODEL, NOON, NORTH, WEST, Engine, chunk, entry, fails, found, put, search
+from tests.contract.records import (
+    EAST,
+    MODEL,
+    NOON,
+    NORTH,
+    WEST,
+    Engine,
+    chunk,
+    entry,
+    fails,
+    found,
+    message,
+    put,
+    search,
+)
 
 QUESTIONS = (
     "How do I back up a database without stopping it?",
@@ -376,3 +393,157 @@ async def test_collections_may_have_other_names(mongodb_uri: str, mongodb: Any) 
     kept = {name for name in mongodb["renamed"].list_collection_names() if not name.startswith("system.")}
     assert kept == {*names.values(), "passages_sources", "memories_users", "durable_context_models"}
     mongodb.drop_database("renamed")
+
+
+# Re-embedding
+
+OTHER = EmbeddingModel(model_id="local.other", dimensions=2)
+
+
+async def moved(store: AtlasStore) -> bool:
+    """Embed all records with OTHER and switch, however long the indexes take."""
+    await store.begin_reembedding(OTHER)
+    while True:
+        for collection in EMBEDDED:
+            while records := await store.texts_to_embed(OTHER, collection, 10):
+                vectors = [RecordEmbedding(**one.model_dump(), embedding=pack_vector([1, 0])) for one in records]
+                await store.put_embeddings(OTHER, collection, vectors)
+        try:
+            return await store.finish_reembedding(OTHER)
+        except ApplicationError as failed:
+            if failed.type != "unavailable":
+                raise
+
+
+async def test_a_move_ends_and_can_be_run_again_whatever_indexes_others_lack(atlas_engine: Engine) -> None:
+    missing = TRIPS.model_copy(update={"name": "nowhere.nothing"})
+    mover = atlas_engine.atlas(external=[missing])
+    async with opened(atlas_engine.atlas()) as store:
+        await put(store, chunk("a", "plum"))
+        assert await moved(mover)
+        assert await mover.finish_reembedding(OTHER)
+        assert await moved(mover)
+    async with opened(atlas_engine.atlas(), OTHER) as store:
+        assert await found(store, embedding=pack_vector([1, 0]), weight=1) == ["a"]
+    await mover.close()
+
+
+async def test_a_write_across_the_switch_fails_and_its_record_waits_for_a_vector(
+    atlas_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mover, writer = atlas_engine.atlas(), atlas_engine.atlas()
+    await writer.open(MODEL)
+    await writer.put_message(message("before"))
+    await mover.begin_reembedding(OTHER)
+    checked = writer._filled
+    stalled: list[bool] = []
+
+    async def slow(collection: str, session: Any = None) -> Any:
+        fields = await checked(collection, session)
+        if not stalled:
+            stalled.append(True)
+            assert await moved(mover)
+        return fields
+
+    monkeypatch.setattr(writer, "_filled", slow)
+    with fails("model_mismatch", "local.other (2 dimensions)", "durable-context reembed"):
+        await writer.put_message(message("across"))
+
+    await mover.build_indexes(OTHER, lambda reports: None)
+    assert [one.record_id for one in await mover.texts_to_embed(OTHER, "conversations", 10)] == ["across"]
+    assert await moved(mover)
+    assert await mover.texts_to_embed(OTHER, "conversations", 10) == []
+    await writer.close()
+    await mover.close()
+
+
+# What a hostile reading found
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "missing"),
+    [
+        ("", {"timeoutMS": 10_000, "maxPoolSize": 64, "tls": True}, set()),
+        ("?connectTimeoutMS=3000&wtimeoutMS=3", {"timeoutMS": 10_000}, {"connectTimeoutMS"}),
+        ("?timeoutMS=77;maxPoolSize=5", {"serverSelectionTimeoutMS": 5000}, {"timeoutMS", "maxPoolSize"}),
+        ("?tlsCAFile=x", {"tls": True}, set()),
+        ("?tls=false", {}, {"tls"}),
+        ("?ssl=true", {}, {"tls"}),
+    ],
+)
+def test_the_connection_string_has_the_last_word(options: str, given: dict[str, Any], missing: set[str]) -> None:
+    chosen = AtlasDatabase(f"mongodb://u:p@db.example.com/{options}", "x", {}, 64, 10.0)._options()
+    assert {name: chosen.get(name) for name in given} == given
+    assert missing.isdisjoint(chosen)
+    assert (chosen["w"], chosen["retryWrites"], chosen["retryReads"]) == ("majority", False, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("?tlsCAFile=/no/such/file", "file that MONGODB_URI names"),
+        ("?authMechanism=MONGODB-X509&tlsCertificateKeyFile=/no/such/file", "MONGODB_URI"),
+    ],
+)
+async def test_a_connection_string_that_names_no_file_says_so(options: str, reason: str) -> None:
+    with fails("not_configured", reason):
+        await AtlasStore(f"mongodb://db.example.com/{options}", "x").open(MODEL)
+
+
+async def test_an_older_answer_never_replaces_a_newer_one_of_the_same_id(atlas_engine: Engine) -> None:
+    older, newer = (
+        entry("e", "h", response="old"),
+        entry("e", "h", response="new", created_at=NOON + timedelta(hours=1)),
+    )
+    async with opened(atlas_engine.atlas()) as store:
+        for one in (newer, older, newer):
+            await store.put_cache_entry(one)
+            assert await store.cached_answer("ann", "h", NOON) == newer
+
+
+async def test_other_peoples_ids_may_be_anything(atlas_target: str, mongodb: Any) -> None:
+    fill(mongodb, TRIPS)
+    trips = mongodb["travel_agency"]["trip_recommendation"]
+    (trip, *_) = trips.find({"traveller": "ann"})
+    for record_id in ({"k": 1}, "text", 7, datetime(2125, 1, 1, tzinfo=UTC)):
+        trips.insert_one({**trip, "_id": record_id, "weights": [0.5] * 100})
+    async with opened(store := Engine("atlas", atlas_target).atlas(external=[TRIPS])):
+        await wait_until_queryable(store)
+        for limit in (1, 10):
+            hits = await search(store, "tarts", EAST, collection=TRIPS.name, limit=limit)
+            assert len(hits) == min(limit, 7)
+        assert {hit.metadata.get("weights") for hit in hits} == {None}
+    mongodb.drop_database("travel_agency")
+
+
+@pytest.mark.parametrize(
+    "filter",
+    [{"price": {"$in": []}}, {"price": {"$in": [1, "x"]}}, {"price": None}, {"price": {"$gt": True}}, {"$not": {}}],
+)
+async def test_a_filter_that_only_a_query_language_knows_is_rejected(
+    travel: AtlasStore, filter: dict[str, Any]
+) -> None:
+    with fails("rejected", "filter: "):
+        await search(travel, "tarts", EAST, collection=TRIPS.name, filter=filter)
+
+
+@pytest.mark.parametrize(
+    ("status", "queryable", "state", "usable"),
+    [
+        ("FAILED", False, "failed", False),
+        ("FAILED", True, "failed", True),
+        ("STALE", True, "failed", True),
+        ("BUILDING", True, "building", True),
+        ("BUILDING", False, "building", False),
+        ("DELETING", False, "building", False),
+        ("READY", True, "ready", True),
+    ],
+)
+def test_every_status_of_an_index_is_understood(status: str, queryable: bool, state: str, usable: bool) -> None:
+    (index, *_) = search_indexes([MODEL], "none")
+    there = {"type": index.kind, "status": status, "queryable": queryable, "latestDefinition": index.definition}
+    report = compare_search(
+        index, {**there, "statusDetail": [{"hostname": "h", "mainIndex": {"message": "disk full"}}]}
+    )
+    assert (report.state, report.queryable) == (state, usable)
+    assert ("disk full" in report.detail) == (state == "failed")
