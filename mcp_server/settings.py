@@ -170,8 +170,8 @@ class Settings(BaseSettings):
         names = all_names(self.collection_names)
         if len(set(names.values())) < len(names):
             raise ValueError(
-                "the Atlas collections need names of their own, and apart from those that are made of them: "
-                f"{names['sources']}, {names['users']} and {names['models']}"
+                "DOCUMENTS_COLLECTION, CONVERSATIONS_COLLECTION, MEMORY_NODES_COLLECTION and CACHE_COLLECTION must "
+                "differ, also from the names that the store makes of them by adding _sources and _users"
             )
         for external in self.external_collections:
             if external.name in {f"{self.db_name}.{name}" for name in names.values()}:

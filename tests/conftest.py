@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -39,6 +40,8 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True, scope="session")
 def _clean_environment() -> Iterator[None]:
+    # Run in a shell's background, this process ignores it, and so would every process that a test means to interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith(OURS):
