@@ -44,7 +44,8 @@ async def index(settings: Settings, *, check: bool) -> int:
     if sound:
         print("All indexes are there and can be queried.")
     elif check:
-        print("Run `durable-context index` to create what is missing and mend what differs.")
+        print("Run `durable-context index` to create what is missing and mend what differs, except for what belongs to")
+        print("EXTERNAL_COLLECTIONS: create that in Atlas, or correct the setting.")
     else:
         print("What isn't ready above belongs to EXTERNAL_COLLECTIONS: create it in Atlas, or correct the setting.")
     return 0 if sound else 1

@@ -67,7 +67,7 @@ from activities.models import (
 from activities.store import atlas_reembed
 from activities.store.atlas_building import build, refuse, reports_of, searched_indexes
 from activities.store.atlas_errors import explain, unusable
-from activities.store.atlas_external import hits_of, query_of
+from activities.store.atlas_external import hits_of, misdeclared, query_of
 from activities.store.atlas_indexes import (
     COLLECTIONS,
     TEXT_INDEX,
@@ -116,6 +116,8 @@ _FLOAT32 = b"\x27\x00"
 _VECTOR_SUBTYPE = 9
 _NO_RANK_FUSION = frozenset({224, 40324})
 """Codes of QueryFeatureNotAllowed and of a stage that the server doesn't know."""
+_SEARCH_REFUSED = 8
+"""Code under which the search process's own refusals come: UnknownError."""
 _CONFLICTS = frozenset({24, 112, 246, 251})
 """Codes of LockTimeout, WriteConflict, SnapshotUnavailable, NoSuchTransaction: of two transactions that met."""
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -679,14 +681,21 @@ class AtlasStore:
         hybrid = query_of(external, query, vector, node)
         async with self._db.explained(database=external.name.partition(".")[0]):
             collection = self._db.elsewhere(external.name)
-            found = hybrid.read(await self._rows(collection, hybrid))
-            if not found.documents:
+            try:
+                found = hybrid.read(await self._rows(collection, hybrid))
+            except OperationFailure as error:
+                if error.code != _SEARCH_REFUSED:
+                    raise
+                await self._check_external(external)
+                raise misdeclared(external, self._opened_with) from None
+            # Atlas doesn't say that an index is missing: its leg only finds nothing.
+            if any(not leg for leg in hybrid.found_by(found)):
                 await self._check_external(external)
             ranked = await self._complete(collection, hybrid, found)
         return hits_of(external, ranked, found)
 
     async def _check_external(self, external: ExternalCollection) -> None:
-        """Where a search of a declared collection finds nothing, say so if it has no such index."""
+        """Say so where a declared collection has no such index."""
         there = await searched_indexes(self._db.elsewhere(external.name))
         for name in (external.vector_index, external.text_index):
             if name not in there:

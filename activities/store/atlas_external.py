@@ -4,8 +4,10 @@ from datetime import datetime
 from math import isfinite
 from typing import Any
 
+from temporalio.exceptions import ApplicationError
+
 from activities.errors import failure
-from activities.models import DocumentQuery, ExternalCollection, SearchHit
+from activities.models import DocumentQuery, EmbeddingModel, ExternalCollection, SearchHit
 from activities.store.atlas_search import Document, Found, Query, Target
 from activities.store.filters import Group, Node, fields_of
 
@@ -46,6 +48,18 @@ def query_of(external: ExternalCollection, query: DocumentQuery, vector: Any, no
         ordered=False,
     )
     return Query(target, query.query, vector, query.limit, query.weight, filter=node)
+
+
+def misdeclared(external: ExternalCollection, model: EmbeddingModel) -> ApplicationError:
+    """What it means that Atlas refuses to search a declared collection whose indexes are there."""
+    filters = [*([external.user_field] if external.user_field else []), *external.filter_fields]
+    also = f"; both must hold {', '.join(filters)} for filtering (as filter, and as token or number)" if filters else ""
+    return failure(
+        "not_configured",
+        f"{external.name} can't be searched as EXTERNAL_COLLECTIONS declares it: its vector index "
+        f"'{external.vector_index}' must hold '{external.vector_field}' with {model.dimensions} dimensions, and its "
+        f"full-text index '{external.text_index}' the text '{external.text_field}'{also}.",
+    )
 
 
 def _check(node: Node) -> None:

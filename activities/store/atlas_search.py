@@ -303,6 +303,11 @@ class Query:
         found.keywords = {one: float(value) for _, one, value in sorted(ranked["text"], key=lambda item: item[0])}
         return found
 
+    def found_by(self, found: Found) -> list[dict[str, float]]:
+        """What each leg that was run has found."""
+        results = {"vector": found.cosines, "text": found.keywords}
+        return [results[name] for name in self.legs()]
+
     def unseen(self, found: Found, recent: Sequence[Document]) -> dict[str, int]:
         """Which of the user's newest records hold terms of the query but aren't in the keyword leg, and how many."""
         if "text" not in self.legs():

@@ -285,6 +285,28 @@ async def test_a_declared_collection_without_its_index_says_so(atlas_target: str
     mongodb.drop_database("travel_agency")
 
 
+@pytest.mark.parametrize(
+    ("changes", "weight", "reason"),
+    [
+        ({"vector_index": "typo"}, 0.5, "has no search index 'typo'"),
+        ({"text_index": "typo"}, 0.5, "has no search index 'typo'"),
+        ({"vector_field": "emb"}, 1, "'emb' with 4 dimensions"),
+        ({"user_field": "agent"}, 0.5, "must hold agent, country, price"),
+    ],
+)
+async def test_a_wrong_declaration_never_gives_half_a_search(
+    atlas_target: str, mongodb: Any, changes: dict[str, str], weight: float, reason: str
+) -> None:
+    fill(mongodb, TRIPS)
+    wrong, right = TRIPS.model_copy(update=changes), Engine("atlas", atlas_target).atlas(external=[TRIPS])
+    async with opened(right):
+        await wait_until_queryable(right)
+    async with opened(store := Engine("atlas", atlas_target).atlas(external=[wrong])):
+        with fails("not_configured", TRIPS.name, "EXTERNAL_COLLECTIONS", reason):
+            await search(store, "tarts", EAST, collection=TRIPS.name, weight=weight)
+    mongodb.drop_database("travel_agency")
+
+
 # Indexes
 
 
