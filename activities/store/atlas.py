@@ -80,9 +80,10 @@ from activities.store.atlas_indexes import (
 )
 from activities.store.atlas_reembed import PASS_SECONDS, PROGRESS_SECONDS
 from activities.store.atlas_search import Document, Found, Query, Target, dot, key_of, mql
-from activities.store.base import ACCESSES_KEPT, NEIGHBOURS, mismatch
+from activities.store.base import ACCESSES_KEPT, NEIGHBOURS, check_chunks, metadata_json, mismatch, unknown_collection
 from activities.store.filters import Condition, Node, parse_filter
 from activities.store.likeness import numbers_in
+from activities.store.times import micros, moment
 from activities.store.vectors import searchable
 
 T = TypeVar("T")
@@ -109,8 +110,6 @@ MAX_FILTERED = 10_000
 VERDICT_SECONDS = 30.0
 """How long an empty search takes the word of the last look at the indexes."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _FLOAT32 = b"\x27\x00"
 """How a packed vector of float32 begins in BSON's vector subtype."""
 _VECTOR_SUBTYPE = 9
@@ -129,14 +128,6 @@ class _ConflictError(Exception):
 
 class _StaleError(Exception):
     """What a transaction was to act on has changed since it was read: it is read again."""
-
-
-def _micros(moment: datetime) -> int:
-    return (moment - _EPOCH) // _MICROSECOND
-
-
-def _moment(micros: int) -> datetime:
-    return _EPOCH + micros * _MICROSECOND
 
 
 def _digest(*parts: str) -> str:
@@ -549,7 +540,7 @@ class AtlasStore:
 
     async def _rows(self, collection: Collection, query: Query) -> list[Document]:
         """Run a search's aggregation."""
-        if not query.legs():
+        if not query.legs:
             return []
         try:
             return await collection.aggregate(query.pipeline(rank_fusion=self._db.rank_fusion)).to_list(None)
@@ -575,15 +566,14 @@ class AtlasStore:
     async def replace_source(self, user_id: str, collection: str, source: str, chunks: list[Chunk]) -> None:
         if collection in self._external:
             raise failure("rejected", f"collection '{collection}' is declared in EXTERNAL_COLLECTIONS: it is only read")
-        if any((chunk.user_id, chunk.collection, chunk.source) != (user_id, collection, source) for chunk in chunks):
-            raise failure("rejected", "each chunk must belong to the user, collection and source that are replaced")
+        check_chunks(user_id, collection, source, chunks)
         share = {"user_id": user_id, "collection": collection, "source": source}
         key = {"_id": _digest(user_id, collection, source)}
         records = [
             {
                 "_id": chunk.chunk_id,
                 **chunk.model_dump(exclude={"chunk_id", "embedding", "metadata"}),
-                "metadata": _metadata(chunk),
+                "metadata": json.loads(metadata_json(chunk)),
                 **self._vector(chunk.embedding),
             }
             for chunk in chunks
@@ -630,12 +620,12 @@ class AtlasStore:
         vector, cosine = self._query_vector(query.embedding)
         async with self._db.explained():
             await self._known_collection(query.user_id, query.collection)
-            ids = None if node is None else await self._filtered(share, node)
+            conditions = None if node is None else {"$and": [mql(node, "metadata.")]}
+            ids = None if conditions is None else await self._filtered(share, conditions)
             hybrid = Query(self._target("documents", share), query.query, vector, query.limit, query.weight, ids=ids)
             if ids == []:
                 await self._filled("documents")
                 return []
-            conditions = None if node is None else {"$and": [mql(node, "metadata.")]}
             ranked, found = await self._search("documents", hybrid, cosine, conditions)
         return [
             SearchHit(
@@ -655,16 +645,15 @@ class AtlasStore:
         sources = self._db.collection("sources")
         if await sources.find_one({"user_id": user_id, "collection": collection}, {"_id": 1}) is None:
             names = sorted([*await sources.distinct("collection", {"user_id": user_id}), *self._external])
-            theirs = f"theirs are: {', '.join(names)}" if names else "they have none"
-            raise failure("rejected", f"collection '{collection}' doesn't exist for this user; {theirs}")
+            raise unknown_collection(collection, names)
 
-    async def _filtered(self, share: Mapping[str, str], node: Node) -> list[str]:
+    async def _filtered(self, share: Mapping[str, str], conditions: Document) -> list[str]:
         """Ids of the records of `share` that meet a filter.
 
         Vector indexes filter only by fields that they were built with, and metadata may hold any: MongoDB's own query
         finds the records first, and both legs then search among their ids.
         """
-        matching = self._db.collection("documents").find({**share, "$and": [mql(node, "metadata.")]}, {"_id": 1})
+        matching = self._db.collection("documents").find({**share, **conditions}, {"_id": 1})
         ids = [str(one["_id"]) async for one in matching.limit(MAX_FILTERED + 1)]
         if len(ids) > MAX_FILTERED:
             raise failure(
@@ -710,7 +699,7 @@ class AtlasStore:
         record = {
             "_id": message.message_id,
             **message.model_dump(exclude={"message_id", "embedding"}),
-            "timestamp_us": _micros(message.timestamp),
+            "timestamp_us": micros(message.timestamp),
             **self._vector(message.embedding),
             "changed_at": datetime.now(UTC),
         }
@@ -835,7 +824,7 @@ class AtlasStore:
             record = {
                 "_id": node.memory_id,
                 **node.model_dump(exclude={"memory_id", "embedding", "source_messages"}),
-                "created_at_us": _micros(node.created_at),
+                "created_at_us": micros(node.created_at),
                 "content_hash": content_hash,
                 "access_count": 0,
                 "accesses": [],
@@ -913,7 +902,7 @@ class AtlasStore:
                 importance=one["importance"],
                 access_count=counts.get(one["_id"], one["access_count"]),
                 similarity=similarity,
-                created_at=_moment(one["created_at_us"]),
+                created_at=moment(one["created_at_us"]),
                 source_messages=[source["message_id"] for source in one["sources"]],
             )
             for one, similarity in nearest
@@ -961,7 +950,7 @@ class AtlasStore:
         async for one in self._db.collection("conversations").aggregate([*first, *unions]):
             neighbours.setdefault((one["place"], one["side"]), []).append(
                 ContextMessage(
-                    message_type=one["message_type"], text=one["text"], timestamp=_moment(one["timestamp_us"])
+                    message_type=one["message_type"], text=one["text"], timestamp=moment(one["timestamp_us"])
                 )
             )
         return [
@@ -970,7 +959,7 @@ class AtlasStore:
                 conversation_id=message["conversation_id"],
                 message_type=message["message_type"],
                 text=message["text"],
-                timestamp=_moment(message["timestamp_us"]),
+                timestamp=moment(message["timestamp_us"]),
                 score=score,
                 before=neighbours.get((place, "before"), [])[::-1],
                 after=neighbours.get((place, "after"), []),
@@ -1000,8 +989,8 @@ class AtlasStore:
         record = {
             **key,
             **entry.model_dump(exclude={"embedding"}),
-            "created_at_us": _micros(entry.created_at),
-            "expires_at_us": _micros(entry.expires_at),
+            "created_at_us": micros(entry.created_at),
+            "expires_at_us": micros(entry.expires_at),
             **self._vector(entry.embedding),
             "changed_at": datetime.now(UTC),
         }
@@ -1014,7 +1003,7 @@ class AtlasStore:
 
     async def cached_answer(self, user_id: str, query_hash: str, now: datetime) -> CacheEntry | None:
         _ = self._opened_with
-        valid = {"user_id": user_id, "expires_at_us": {"$gt": _micros(now)}}
+        valid = {"user_id": user_id, "expires_at_us": {"$gt": micros(now)}}
         async with self._db.explained():
             found, _ = await asyncio.gather(
                 self._db.collection("cache").find_one({"_id": _digest(user_id, query_hash), **valid}),
@@ -1024,12 +1013,12 @@ class AtlasStore:
 
     async def nearest_cached(self, user_id: str, embedding: bytes, now: datetime) -> CacheMatch | None:
         vector, cosine = self._query_vector(embedding)
-        valid = Condition("expires_at_us", "$gt", (_micros(now),))
+        valid = Condition("expires_at_us", "$gt", (micros(now),))
         async with self._db.explained():
             nearest = await self._nearest("cache", user_id, vector, cosine, CACHE_CANDIDATES, valid)
         for one, similarity in nearest:
             # The index may not know yet that an entry was replaced by one that has expired since.
-            if one["expires_at_us"] > _micros(now):
+            if one["expires_at_us"] > micros(now):
                 return CacheMatch(entry=self._entry(one), similarity=similarity)
         return None
 
@@ -1041,15 +1030,15 @@ class AtlasStore:
             query=found["query"],
             query_hash=found["query_hash"],
             response=found["response"],
-            created_at=_moment(found["created_at_us"]),
-            expires_at=_moment(found["expires_at_us"]),
+            created_at=moment(found["created_at_us"]),
+            expires_at=moment(found["expires_at_us"]),
             embedding=bytes(4 * model.dimensions) if vector is None else bytes(vector)[len(_FLOAT32) :],
         )
 
     async def purge_expired(self, now: datetime) -> int:
         _ = self._opened_with
         # The date is cut to milliseconds, and has the index.
-        expired = {"expires_at": {"$lte": now}, "expires_at_us": {"$lte": _micros(now)}}
+        expired = {"expires_at": {"$lte": now}, "expires_at_us": {"$lte": micros(now)}}
         async with self._db.explained(PASS_SECONDS):
             return (await self._db.collection("cache").delete_many(expired)).deleted_count
 
@@ -1083,23 +1072,13 @@ class AtlasStore:
             await self._db.connect()
             if not await atlas_reembed.is_complete(self._db, model):
                 return False
-            has_moved = await atlas_reembed.has_moved(self._db, model)
+            has_moved = await atlas_reembed.filling(self._db, model) == model
             reports = [] if has_moved else await self._reports(model)
         if not has_moved:
             await atlas_reembed.switch(self._db, model, reports)
         async with self._db.explained(PASS_SECONDS):
             # Whoever asked before the switch whether it may write, and wrote after it.
             return await atlas_reembed.is_complete(self._db, model)
-
-
-def _metadata(chunk: Chunk) -> Document:
-    """A chunk's metadata as JSON has it, with the built-in fields, so that filters and results treat all alike."""
-    fields = {**chunk.metadata, "source": chunk.source, "position": chunk.position}
-    try:
-        kept: Document = json.loads(json.dumps(fields, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise failure("rejected", f"metadata of source '{chunk.source}' isn't JSON: {error}") from error
-    return kept
 
 
 def _drop_superseded(found: Found) -> None:

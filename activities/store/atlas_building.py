@@ -77,6 +77,11 @@ async def reports_of(
     return reports
 
 
+def own_of(db: "AtlasDatabase", reports: Iterable[IndexReport]) -> list[IndexReport]:
+    """The reports on the store's own indexes: those of declared collections are somebody else's affair."""
+    return [report for report in reports if report.index.collection in db.names]
+
+
 async def regular_indexes(collection: Any) -> dict[str, dict[str, Any]]:
     """What `listIndexes` says of a collection, by name."""
     return {one["name"]: dict(one) async for one in collection.list_indexes()}
@@ -110,7 +115,7 @@ async def build(db: "AtlasDatabase", look: Callable[[], Any], on_change: Callabl
         async with db.explained():
             reports: list[IndexReport] = await look()
         on_change(reports)
-        own = [report for report in reports if report.index.collection in db.names]
+        own = own_of(db, reports)
         if all(report.state == "ready" for report in own):
             return
         for report in own:
@@ -168,7 +173,7 @@ def refuse(db: "AtlasDatabase", reports: Sequence[IndexReport], model: Embedding
         ApplicationError: `not_configured` where one is missing, naming the command that makes it; `unavailable` while
             one is being built.
     """
-    own = [report for report in reports if report.index.collection in db.names]
+    own = own_of(db, reports)
     lacking = {
         db.names[report.index.collection]
         for report in own

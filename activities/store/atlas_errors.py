@@ -124,7 +124,7 @@ def _explain_refusal(refusal: Refusal, database: str) -> ApplicationError:
             f"the user of MONGODB_URI may not do this in database {database}: give it the role readWrite "
             "there under Database Access, and for `durable-context index` also dbAdmin.",
         )
-    if code in (31082, 59, 115, 40324, 6047401) or "searchnotenabled" in lower or code == 31083:
+    if code in (59, 115, 31082, 31083, 40324, 6047401) or "searchnotenabled" in lower:
         return failure(
             "not_configured",
             "the server behind MONGODB_URI has no Atlas Search: use MongoDB Atlas (flex or dedicated) or the image "

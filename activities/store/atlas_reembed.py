@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from activities.errors import failure
 from activities.models import EMBEDDED, EmbeddingModel, RecordEmbedding, RecordText, Reembedding
-from activities.store.atlas_building import mend
+from activities.store.atlas_building import mend, own_of
 from activities.store.atlas_indexes import COLLECTIONS, IndexReport, model_of, vector_field
 from activities.store.base import not_reembedding
 from activities.store.vectors import searchable
@@ -47,9 +47,12 @@ async def begin(db: "AtlasDatabase", model: EmbeddingModel) -> bool:
 
 async def make_room(db: "AtlasDatabase", reports: list[IndexReport]) -> None:
     """Have the vector indexes take in the new model's vectors; what they hold stays searchable meanwhile."""
-    for report in reports:
-        if report.index.collection in db.names and report.index.kind == "vectorSearch":
-            await mend(db, report)
+    for report in _vector_reports(db, reports):
+        await mend(db, report)
+
+
+def _vector_reports(db: "AtlasDatabase", reports: list[IndexReport]) -> list[IndexReport]:
+    return [report for report in own_of(db, reports) if report.index.kind == "vectorSearch"]
 
 
 async def _mark(db: "AtlasDatabase", model: EmbeddingModel) -> None:
@@ -65,7 +68,7 @@ async def _any_waiting(db: "AtlasDatabase", model: EmbeddingModel) -> bool:
     return any([await db.collection(name).find_one(waiting, {"_id": 1}) for name in COLLECTIONS])
 
 
-async def _filling(db: "AtlasDatabase", model: EmbeddingModel) -> EmbeddingModel:
+async def filling(db: "AtlasDatabase", model: EmbeddingModel) -> EmbeddingModel:
     """The model that fills the collections: `model`, or the one that they move to `model` from.
 
     Raises:
@@ -79,7 +82,7 @@ async def _filling(db: "AtlasDatabase", model: EmbeddingModel) -> EmbeddingModel
 
 
 async def texts(db: "AtlasDatabase", model: EmbeddingModel, collection: str, limit: int) -> list[RecordText]:
-    await _filling(db, model)
+    await filling(db, model)
     text = EMBEDDED[collection].field
     waiting = db.collection(collection).find({"awaits": vector_field(model)}, {text: 1})
     return [RecordText(record_id=one["_id"], text=one[text]) async for one in waiting.limit(limit)]
@@ -94,12 +97,12 @@ async def put(db: "AtlasDatabase", model: EmbeddingModel, collection: str, embed
         if vector is not None:
             change["$set"] = {field: db.binary(vector)}
         changes.append(({"_id": one.record_id, text: one.text, "awaits": field}, change))
-    await _filling(db, model)
+    await filling(db, model)
     await db.update_each(collection, changes)
 
 
 async def progress(db: "AtlasDatabase", model: EmbeddingModel) -> Reembedding:
-    now = await _filling(db, model)
+    now = await filling(db, model)
     waiting = {"awaits": vector_field(model)}
     records = sum([await db.collection(name).estimated_document_count() for name in COLLECTIONS])
     left = sum([await db.collection(name).count_documents(waiting) for name in COLLECTIONS])
@@ -108,14 +111,9 @@ async def progress(db: "AtlasDatabase", model: EmbeddingModel) -> Reembedding:
 
 async def is_complete(db: "AtlasDatabase", model: EmbeddingModel) -> bool:
     """Whether every record has a vector of `model`."""
-    await _filling(db, model)
+    await filling(db, model)
     await _mark(db, model)
     return not await _any_waiting(db, model)
-
-
-async def has_moved(db: "AtlasDatabase", model: EmbeddingModel) -> bool:
-    """Whether `model` fills every collection already."""
-    return all(model_of(one) == model for one in await db.recorded())
 
 
 async def switch(db: "AtlasDatabase", model: EmbeddingModel, reports: list[IndexReport]) -> None:
@@ -127,8 +125,7 @@ async def switch(db: "AtlasDatabase", model: EmbeddingModel, reports: list[Index
         ApplicationError: `unavailable` while the vector indexes don't hold the new vectors.
     """
     field = vector_field(model)
-    own = [one for one in reports if one.index.collection in db.names and one.index.kind == "vectorSearch"]
-    if not all(one.current and field not in one.lacking for one in own):
+    if not all(one.current and field not in one.lacking for one in _vector_reports(db, reports)):
         raise failure("unavailable", "Atlas is still building the vector indexes for the new model")
 
     async def work(session: Any) -> None:

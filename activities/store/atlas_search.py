@@ -3,15 +3,15 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from operator import mul
 from typing import Any
 from unicodedata import category, normalize
 
-from activities.errors import failure
 from activities.store.base import RRF_K
 from activities.store.filters import Condition, Node
-from activities.store.fusion import candidates, fuse
+from activities.store.fusion import candidates, check_search, fuse
 from activities.store.words import UNSPACED, terms_of
 
 Document = dict[str, Any]
@@ -125,18 +125,18 @@ class Query:
     keeps_vectors: bool = False
 
     def __post_init__(self) -> None:
-        if self.limit < 1 or not 0 <= self.weight <= 1:
-            raise failure("rejected", "limit must be at least 1 and weight from 0 (keyword) to 1 (vector)")
+        check_search(self.limit, self.weight)
 
     @property
     def candidates(self) -> int:
         """How many results each leg contributes."""
         return candidates(self.limit)
 
-    @property
+    @cached_property
     def terms(self) -> list[str]:
         return terms_of(self.text) if self.target.text_index else []
 
+    @cached_property
     def legs(self) -> dict[str, tuple[list[Document], str, float]]:
         """The legs that have weight and something to look for: stages, name of their score, weight."""
         legs: dict[str, tuple[list[Document], str, float]] = {}
@@ -194,7 +194,7 @@ class Query:
             Stages whose rows have `_id`, `legs` (a list of leg, rank and value for each leg that found it) and
             `record`: the whole record for the first `limit` rows, its source and revision for the others.
         """
-        legs = self.legs()
+        legs = self.legs
         if not legs:
             return []
         fusion = self._rank_fusion(legs) if rank_fusion and len(legs) > 1 else self._union(legs)
@@ -306,11 +306,11 @@ class Query:
     def found_by(self, found: Found) -> list[dict[str, float]]:
         """What each leg that was run has found."""
         results = {"vector": found.cosines, "text": found.keywords}
-        return [results[name] for name in self.legs()]
+        return [results[name] for name in self.legs]
 
     def unseen(self, found: Found, recent: Sequence[Document]) -> dict[str, int]:
         """Which of the user's newest records hold terms of the query but aren't in the keyword leg, and how many."""
-        if "text" not in self.legs():
+        if "text" not in self.legs:
             return {}
         held = {
             one["_id"]: matches(self.terms, one.get(self.target.text_field, ""))
@@ -340,7 +340,7 @@ class Query:
             late: Those of `unseen` that the full-text index doesn't hold yet.
         """
         by_id = {one["_id"]: one for one in recent}
-        if "vector" in self.legs():
+        if "vector" in self.legs:
             for record_id, one in by_id.items():
                 if (exact := cosine(one)) is not None:
                     found.cosines[record_id] = exact

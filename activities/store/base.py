@@ -1,6 +1,8 @@
 """The Store protocol: what both engines do alike, and what `tests/contract/` holds them to."""
 
 import asyncio
+import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -50,6 +52,30 @@ def not_reembedding(model: EmbeddingModel, target: EmbeddingModel | None) -> App
         + (f": it moves to {target} since another `durable-context reembed` was run" if target else "")
         + ". Run `durable-context reembed` again with the settings that are to stay",
     )
+
+
+def unknown_collection(collection: str, names: Sequence[str]) -> ApplicationError:
+    """What a search of a collection that isn't one of the user's, which are `names`, fails with."""
+    theirs = f"theirs are: {', '.join(names)}" if names else "they have none"
+    return failure("rejected", f"collection '{collection}' doesn't exist for this user; {theirs}")
+
+
+def check_chunks(user_id: str, collection: str, source: str, chunks: Sequence[Chunk]) -> None:
+    """Reject chunks of another source than the one that they are to replace."""
+    if any((chunk.user_id, chunk.collection, chunk.source) != (user_id, collection, source) for chunk in chunks):
+        raise failure("rejected", "each chunk must belong to the user, collection and source that are replaced")
+
+
+def metadata_json(chunk: Chunk) -> str:
+    """A chunk's metadata as JSON, with the built-in fields, so that filters and results treat all alike.
+
+    Raises:
+        ApplicationError: `rejected` for what JSON can't hold.
+    """
+    try:
+        return json.dumps({**chunk.metadata, "source": chunk.source, "position": chunk.position}, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise failure("rejected", f"metadata of source '{chunk.source}' isn't JSON: {error}") from error
 
 
 class Store(Protocol):

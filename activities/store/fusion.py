@@ -2,12 +2,23 @@
 
 from collections.abc import Iterable, Sequence
 
+from activities.errors import failure
 from activities.store.base import RRF_K
 
 
 def candidates(limit: int) -> int:
     """How many results each leg contributes to a search for `limit`: five times as many, from 50 to 500."""
     return min(500, max(50, 5 * limit))
+
+
+def check_search(limit: int, weight: float) -> None:
+    """Reject what no search can be asked for.
+
+    Raises:
+        ApplicationError: `rejected` for a limit below 1, or a weight outside 0 to 1.
+    """
+    if limit < 1 or not 0 <= weight <= 1:
+        raise failure("rejected", "limit must be at least 1 and weight from 0 (keyword) to 1 (vector)")
 
 
 def fuse(legs: Iterable[tuple[float, Sequence[str]]]) -> list[tuple[str, float]]:

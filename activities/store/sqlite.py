@@ -6,7 +6,7 @@ every write is one `BEGIN IMMEDIATE` transaction over a table, its vectors and i
 
 import json
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -34,7 +34,7 @@ from activities.models import (
     SimilarMemory,
 )
 from activities.store import sqlite_reembed
-from activities.store.base import ACCESSES_KEPT, NEIGHBOURS, mismatch
+from activities.store.base import ACCESSES_KEPT, NEIGHBOURS, check_chunks, metadata_json, mismatch, unknown_collection
 from activities.store.filters import parse_filter
 from activities.store.likeness import numbers_in
 from activities.store.sqlite_database import Database, Work
@@ -50,25 +50,20 @@ from activities.store.sqlite_search import (
     nearest,
     remove,
 )
+from activities.store.times import micros, moment
 from activities.store.vectors import searchable
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
 
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _TIMES = {"timestamp", "created_at", "expires_at"}
-
-
-def _micros(moment: datetime) -> int:
-    return (moment - _EPOCH) // _MICROSECOND
 
 
 def _insert(db: apsw.Connection, table: str, record: dict[str, Any]) -> int:
     """Insert a record, given by column names, with its times as microseconds; answer its row id."""
     marks = ", ".join("?" * len(record))
-    values = [_micros(value) if isinstance(value, datetime) else value for value in record.values()]
+    values = [micros(value) if isinstance(value, datetime) else value for value in record.values()]
     return cast(int, db.execute(f"insert into {table}({', '.join(record)}) values({marks}) returning id", values).get)
 
 
@@ -76,10 +71,7 @@ def _select(db: apsw.Connection, columns: str, rest: str, arguments: Sequence[An
     """Records by column names, with their times as UTC datetimes."""
     names = columns.split(", ")
     return [
-        {
-            name: _EPOCH + value * _MICROSECOND if name in _TIMES else value
-            for name, value in zip(names, cast(Row, row), strict=True)
-        }
+        {name: moment(value) if name in _TIMES else value for name, value in zip(names, cast(Row, row), strict=True)}
         for row in db.execute(f"select {columns} {rest}", arguments)
     ]
 
@@ -128,19 +120,13 @@ class SqliteStore:
 
     async def replace_source(self, user_id: str, collection: str, source: str, chunks: list[Chunk]) -> None:
         share = chunks_of(user_id, collection)
-        if any((chunk.user_id, chunk.collection, chunk.source) != (user_id, collection, source) for chunk in chunks):
-            raise failure("rejected", "each chunk must belong to the user, collection and source that are replaced")
+        check_chunks(user_id, collection, source, chunks)
 
         def work(db: apsw.Connection) -> None:
             remove(db, share, "source = ?", source)
             for chunk in chunks:
-                # The built-in fields are kept with the others, so that filters and results treat all alike.
-                fields = {**chunk.metadata, "source": source, "position": chunk.position}
-                try:
-                    metadata = json.dumps(fields, allow_nan=False)
-                except (TypeError, ValueError) as error:
-                    raise failure("rejected", f"metadata of source '{source}' isn't JSON: {error}") from error
-                row = _insert(db, "documents", {**chunk.model_dump(exclude={"embedding"}), "metadata": metadata})
+                fields = {**chunk.model_dump(exclude={"embedding"}), "metadata": metadata_json(chunk)}
+                row = _insert(db, "documents", fields)
                 index(db, share, row, chunk.text, self._vector(chunk.embedding))
 
         await self._write(work)
@@ -154,8 +140,7 @@ class SqliteStore:
 
         def work(db: apsw.Connection) -> list[SearchHit]:
             if query.collection != DEFAULT_COLLECTION and query.collection not in (names := _collections(db, user_id)):
-                theirs = f"theirs are: {', '.join(names)}" if names else "they have none"
-                raise failure("rejected", f"collection '{query.collection}' doesn't exist for this user; {theirs}")
+                raise unknown_collection(query.collection, names)
             vector = self._vector(query.embedding)
             ranked, cosines, keywords = hybrid(db, share, query.query, vector, query.limit, query.weight, condition)
             hits: list[SearchHit] = []
@@ -271,7 +256,7 @@ class SqliteStore:
         for message_id, score in ranked:
             columns = "id, message_id, conversation_id, message_type, text, timestamp"
             (found,) = _select(db, columns, "from conversations where message_id = ?", (message_id,))
-            at = (query.user_id, found["conversation_id"], _micros(found["timestamp"]), found.pop("id"), NEIGHBOURS)
+            at = (query.user_id, found["conversation_id"], micros(found["timestamp"]), found.pop("id"), NEIGHBOURS)
             sides: list[list[ContextMessage]] = []
             for sign, order in (("<", "desc"), (">", "asc")):
                 rest = (
@@ -315,17 +300,17 @@ class SqliteStore:
             where = "where user_id = ? and (query_hash = ? or entry_id = ?)"
             same = (entry.user_id, entry.query_hash, entry.entry_id)
             newest = db.execute(f"select max(created_at) from cache {where}", same).get
-            if newest is not None and newest > _micros(entry.created_at):
+            if newest is not None and newest > micros(entry.created_at):
                 return
             forget(db, "cache", db.execute(f"select id from cache {where}", same).fetchall())
             row = _insert(db, "cache", entry.model_dump())
-            columns = {"user_id": entry.user_id, "expires_at": _micros(entry.expires_at)}
+            columns = {"user_id": entry.user_id, "expires_at": micros(entry.expires_at)}
             add_vector(db, "cache", row, self._vector(entry.embedding), columns)
 
         await self._write(work)
 
     async def cached_answer(self, user_id: str, query_hash: str, now: datetime) -> CacheEntry | None:
-        where, arguments = "user_id = ? and query_hash = ? and expires_at > ?", (user_id, query_hash, _micros(now))
+        where, arguments = "user_id = ? and query_hash = ? and expires_at > ?", (user_id, query_hash, micros(now))
         return await self._read(lambda db: self._entry(db, where, arguments))
 
     async def nearest_cached(self, user_id: str, embedding: bytes, now: datetime) -> CacheMatch | None:
@@ -335,7 +320,7 @@ class SqliteStore:
             # The expiry is part of the nearest-neighbour search: filtered afterwards, one expired entry could hide
             # every valid one.
             where = "user_id = ? and expires_at > ?"
-            for row, cosine in nearest(db, "cache", vector, 1, where, (user_id, _micros(now))):
+            for row, cosine in nearest(db, "cache", vector, 1, where, (user_id, micros(now))):
                 entry = self._entry(db, "id = ?", (row,))
                 return CacheMatch(entry=entry, similarity=cosine) if entry else None
             return None
@@ -350,7 +335,7 @@ class SqliteStore:
 
     async def purge_expired(self, now: datetime) -> int:
         def work(db: apsw.Connection) -> int:
-            expired = db.execute("select id from cache where expires_at <= ?", (_micros(now),)).fetchall()
+            expired = db.execute("select id from cache where expires_at <= ?", (micros(now),)).fetchall()
             forget(db, "cache", expired)
             return len(expired)
 

@@ -14,9 +14,8 @@ from unicodedata import normalize
 
 import apsw
 
-from activities.errors import failure
 from activities.store.filters import Condition, Node, Scalar
-from activities.store.fusion import candidates, fuse
+from activities.store.fusion import candidates, check_search, fuse
 from activities.store.words import UNSPACED, terms_of
 
 Row = tuple[Any, ...]
@@ -166,8 +165,7 @@ def hybrid(
     Returns:
         Record ids with fused scores, best first and at most `limit`; cosines and BM25 scores by id.
     """
-    if limit < 1 or not 0 <= weight <= 1:
-        raise failure("rejected", "limit must be at least 1 and weight from 0 (keyword) to 1 (vector)")
+    check_search(limit, weight)
     table, key, k = share.table, share.key, candidates(limit)
     cosines: dict[str, float] = {}
     if weight > 0:
