@@ -14,7 +14,7 @@ from typing import Any
 from bson import ObjectId
 
 from tests.atlas.definitions import SearchDefinition
-from tests.atlas.mirror import Key, Mirror, Record
+from tests.atlas.mirror import FollowingIndex, Key, Mirror, Record
 from tests.atlas.paths import scalars, typed, values
 from tests.atlas.refusals import from_mongot, refusal
 
@@ -126,33 +126,18 @@ class Terms:
                 yield 1 / (1 + distance)
 
 
-class SearchIndex:
+class SearchIndex(FollowingIndex):
     """A search index over one collection, as of the last change it took in."""
 
     def __init__(self, definition: SearchDefinition, mirror: Mirror) -> None:
-        self.definition, self.mirror = definition, mirror
-        self._rebuild()
+        self.definition = definition
+        super().__init__(mirror)
 
-    def _rebuild(self) -> None:
-        self.epoch, self.taken = self.mirror.epoch, len(self.mirror.changes)
-        self.documents: dict[Key, Record] = {}
-        self.order: dict[Key, int] = {}
-        self.ordinal = 0
+    def _reset(self) -> None:
         self.terms = {path: Terms() for path in self.definition.texts}
         self.values: dict[str, dict[tuple[object, object], set[Key]]] = {path: {} for path in self.definition.values}
-        for key, record in self.mirror.documents.items():
-            self._put(key, record)
 
-    def refresh(self) -> None:
-        if self.epoch != self.mirror.epoch:
-            self._rebuild()
-            return
-        for key in dict.fromkeys(self.mirror.changes[self.taken :]):
-            self._put(key, self.mirror.documents.get(key))
-        self.taken = len(self.mirror.changes)
-
-    def _put(self, key: Key, record: Record | None) -> None:
-        before = self.documents.pop(key, None)
+    def _take(self, key: Key, before: Record | None, record: Record | None) -> None:
         for path, places in self.values.items():
             for value in scalars(before, path) if before is not None else ():
                 if value in places:
@@ -165,13 +150,6 @@ class SearchIndex:
         for path, terms in self.terms.items():
             texts = [one for one in values(record, path) if isinstance(one, str)] if record is not None else []
             terms.put(key, texts, self.definition.texts[path].index)
-        if record is None:
-            self.order.pop(key, None)
-            return
-        self.documents[key] = record
-        if key not in self.order:
-            self.order[key] = self.ordinal
-            self.ordinal += 1
 
     def search(self, asked: "Query") -> list[tuple[Key, float]]:
         """Every document that matches with its score, the best first, or as the query sorts them."""

@@ -2,6 +2,7 @@
 """What the collections with search indexes hold, kept up with by reading the server's own oplog."""
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -120,3 +121,47 @@ class Follower:
         for name in named:
             if self.mirrors.pop(name, None) is not None:
                 self.dropped(name)
+
+
+class FollowingIndex(ABC):
+    """An index over one collection, as of the last change it took in."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self.mirror = mirror
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        self.epoch, self.taken = self.mirror.epoch, len(self.mirror.changes)
+        self.documents: dict[Key, Record] = {}
+        self.order: dict[Key, int] = {}
+        self.ordinal = 0
+        self._reset()
+        for key, record in self.mirror.documents.items():
+            self._put(key, record)
+
+    def refresh(self) -> None:
+        """Take in what has changed."""
+        if self.epoch != self.mirror.epoch:
+            self._rebuild()
+            return
+        for key in dict.fromkeys(self.mirror.changes[self.taken :]):
+            self._put(key, self.mirror.documents.get(key))
+        self.taken = len(self.mirror.changes)
+
+    def _put(self, key: Key, record: Record | None) -> None:
+        self._take(key, self.documents.pop(key, None), record)
+        if record is None:
+            self.order.pop(key, None)
+            return
+        self.documents[key] = record
+        if key not in self.order:
+            self.order[key] = self.ordinal
+            self.ordinal += 1
+
+    @abstractmethod
+    def _reset(self) -> None:
+        """Forget everything that was taken in."""
+
+    @abstractmethod
+    def _take(self, key: Key, before: Record | None, record: Record | None) -> None:
+        """Hold `record`, or nothing where it is gone, in the place of `before`."""

@@ -12,7 +12,7 @@ from bson.binary import VECTOR_SUBTYPE, Binary, BinaryVectorDtype
 from secantus.query import matches
 
 from tests.atlas.definitions import VectorDefinition, VectorField
-from tests.atlas.mirror import Key, Mirror, Record
+from tests.atlas.mirror import FollowingIndex, Key, Mirror, Record
 from tests.atlas.paths import scalars, value_at
 from tests.atlas.refusals import from_mongot, refusal
 
@@ -87,35 +87,20 @@ class Vectors:
         return ((1 + held @ asked) / 2).astype(np.float32)
 
 
-class VectorIndex:
+class VectorIndex(FollowingIndex):
     """A vector index over one collection, as of the last change it took in."""
 
     def __init__(self, definition: VectorDefinition, mirror: Mirror) -> None:
-        self.definition, self.mirror = definition, mirror
-        self._rebuild()
+        self.definition = definition
+        super().__init__(mirror)
 
-    def _rebuild(self) -> None:
-        self.epoch, self.taken = self.mirror.epoch, len(self.mirror.changes)
-        self.documents: dict[Key, Record] = {}
-        self.order: dict[Key, int] = {}
-        self.ordinal = 0
+    def _reset(self) -> None:
         self.vectors = {path: Vectors(one) for path, one in self.definition.vectors.items()}
         self.equal: dict[str, dict[object, set[Key]]] = {path: {} for path in self.definition.filters}
         self.passing: dict[bytes, set[Key]] = {}
         self.filters: dict[bytes, Mapping[str, Any]] = {}
-        for key, record in self.mirror.documents.items():
-            self._put(key, record)
 
-    def refresh(self) -> None:
-        if self.epoch != self.mirror.epoch:
-            self._rebuild()
-            return
-        for key in dict.fromkeys(self.mirror.changes[self.taken :]):
-            self._put(key, self.mirror.documents.get(key))
-        self.taken = len(self.mirror.changes)
-
-    def _put(self, key: Key, record: Record | None) -> None:
-        before = self.documents.pop(key, None)
+    def _take(self, key: Key, before: Record | None, record: Record | None) -> None:
         for path, places in self.equal.items():
             for value in scalars(before, path) if before is not None else ():
                 places.get(value, set()).discard(key)
@@ -127,13 +112,6 @@ class VectorIndex:
             passing.discard(key)
             if record is not None and matches(record, self.filters[name]):
                 passing.add(key)
-        if record is None:
-            self.order.pop(key, None)
-            return
-        self.documents[key] = record
-        if key not in self.order:
-            self.order[key] = self.ordinal
-            self.ordinal += 1
 
     def _narrowed(self, condition: Mapping[str, Any]) -> set[Key] | None:
         """A set with at least all the documents that meet the condition, or None where that is everything."""
