@@ -29,7 +29,7 @@ demo: install ## run the whole thing once, on the embedded stack
 	.venv/bin/durable-context demo
 
 test: install ## run the whole test suite
-	.venv/bin/pytest
+	.venv/bin/pytest --numprocesses 2 --dist loadfile
 
 lint: install ## ruff, check only
 	.venv/bin/ruff check .

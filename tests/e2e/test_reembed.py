@@ -6,10 +6,16 @@ from pathlib import Path
 
 import apsw
 import pytest
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.client import Client
 
 from activities.models import EmbeddingModel, pack_vector
 from activities.store.sqlite import SqliteStore
 from mcp_server.local.stack import Addresses
+from mcp_server.reembed import name_of
+from mcp_server.settings import LOCAL_EMBEDDING_MODEL, Settings
 from tests.conftest import command, content, environment, error, serve
 from tests.contract.records import chunk, put
 from tests.e2e.test_http import run
@@ -76,14 +82,34 @@ async def test_a_store_that_is_not_there_needs_no_move(shared: dict[str, str], t
     assert "Nothing to do" in output
 
 
-async def test_two_runs_at_once_do_one_move(shared: dict[str, str], tmp_path: Path) -> None:
+async def working(temporal: Client, task_queue: str, count: int) -> None:
+    """Wait until so many workers serve a task queue."""
+    request = DescribeTaskQueueRequest(
+        namespace=temporal.namespace,
+        task_queue=TaskQueue(name=task_queue),
+        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+    )
+    async with asyncio.timeout(120):
+        while True:
+            found = await temporal.workflow_service.describe_task_queue(request)
+            if len({poller.identity for poller in found.pollers}) >= count:
+                return
+            await asyncio.sleep(0.05)
+
+
+async def test_two_runs_at_once_do_one_move(shared: dict[str, str], temporal: Client, tmp_path: Path) -> None:
     await fill(tmp_path, 150)
+    # Until both are there, neither can write.
+    db = apsw.Connection(str(tmp_path / "store.db"))
+    db.execute("begin immediate")
+    runs = [asyncio.create_task(run(tmp_path, "reembed", **shared)) for _ in range(2)]
+    new = EmbeddingModel(model_id=LOCAL_EMBEDDING_MODEL, dimensions=384)
+    try:
+        await working(temporal, name_of(Settings(durable_context_home=tmp_path), new), 2)
+    finally:
+        db.close()
 
-    async def late() -> tuple[int, str]:
-        await some_embedded(tmp_path)
-        return await run(tmp_path, "reembed", **shared)
-
-    for status, output in await asyncio.gather(run(tmp_path, "reembed", **shared), late()):
+    for status, output in await asyncio.gather(*runs):
         assert (status, output.splitlines()[-1]) == (0, f"150 records {MOVED}")
 
 
