@@ -243,7 +243,7 @@ class MemoryNode(Model):
 
 
 class FormedMemory(Model):
-    memory_id: str
+    memory_id: str | None = Field(description="Null where a source message is gone: what was forgotten forms nothing.")
     reinforced: bool = Field(description="True where a near-duplicate was strengthened instead of a new one made.")
 
 
@@ -303,7 +303,7 @@ class Assessment(Model):
 
 
 class FormMemoryResult(Model):
-    memory_id: str | None = Field(description="Null where the message was not worth a memory.")
+    memory_id: str | None = Field(description="Null where the message wasn't worth a memory, or is forgotten by now.")
     reinforced: bool = False
     pruned: int = Field(description="How many of the user's weakest memories were forgotten to keep the budget.")
 

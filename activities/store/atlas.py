@@ -787,8 +787,14 @@ class AtlasStore:
 
         async def work(session: Session) -> FormedMemory:
             filled.update(await self._filled("memory_nodes", session))
+            there = self._db.collection("conversations").find(
+                {"_id": {"$in": node.source_messages}, "user_id": node.user_id}, {"_id": 1}, session=session
+            )
+            if len(await there.to_list(None)) < len(added):
+                return FormedMemory(memory_id=None, reinforced=False)
             try:
-                # Searches aren't part of transactions: this makes sure that nobody has formed a memory since.
+                # Searches aren't part of transactions: this makes sure that nobody has formed a memory since, and none
+                # of the messages is being forgotten.
                 moved = await users.update_one(
                     {"_id": node.user_id, "formed": head["formed"] if head else 0},
                     {"$inc": {"formed": 1}},

@@ -141,7 +141,8 @@ class Store(Protocol):
         another fact, however alike the sentences.
 
         Reinforcement raises `access_count` by one and importance i to i + (1 − i) × node.importance / 2, and adds the
-        source messages. A node whose source message already formed or reinforced a memory changes nothing.
+        source messages. A node whose source message already formed or reinforced a memory changes nothing. Nor does one
+        with a source message that the user doesn't have: what was forgotten never comes back as a memory.
         """
         ...
 

@@ -192,6 +192,9 @@ class SqliteStore:
                 ).fetchone()
                 if known:
                     return FormedMemory(memory_id=known[0], reinforced=bool(known[1]))
+            there = "select 1 from conversations where user_id = ? and message_id = ?"
+            if not all(db.execute(there, (node.user_id, one)).fetchone() for one in node.source_messages):
+                return FormedMemory(memory_id=None, reinforced=False)
             vector = self._vector(node.embedding)
             found = nearest(db, "memory_nodes", vector, 1, "user_id = ?", [node.user_id])
             reinforced = bool(found) and found[0][1] >= threshold

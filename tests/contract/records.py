@@ -16,6 +16,7 @@ from activities.models import (
     Chunk,
     DocumentQuery,
     EmbeddingModel,
+    FormedMemory,
     MemoryNode,
     MemoryQuery,
     Message,
@@ -117,6 +118,13 @@ def memory(memory_id: str, embedding: bytes = EAST, importance: float = 0.5, **f
         "created_at": NOON,
     }
     return MemoryNode(memory_id=memory_id, importance=importance, embedding=embedding, **{**defaults, **fields})
+
+
+async def form(store: Store, node: MemoryNode, threshold: float) -> FormedMemory:
+    """Form a memory of messages that are stored before, where no search finds them."""
+    for message_id in node.source_messages:
+        await store.put_message(message(message_id, "", NOWHERE, user=node.user_id, conversation="sources"))
+    return await store.form_memory(node, threshold)
 
 
 def retrieval(text: str = "", embedding: bytes = EAST, **fields: Any) -> MemoryQuery:

@@ -45,7 +45,7 @@ OTHER = EmbeddingModel(model_id="local.other", dimensions=3)
 THIRD = EmbeddingModel(model_id="local.third", dimensions=2)
 
 CHUNKS = {"c1": "plum", "c2": "cherry", "c3": "a tree of plums"}
-MESSAGES = {"m1": "good morning", "m2": "good night"}
+MESSAGES = {"m1": "good morning", "m2": "good night", "m3": "good day"}
 MEMORIES = {"n1": "likes plums", "n2": "lives in Oslo"}
 QUERIES = {"e1": "which fruit?", "e2": "which town?"}
 RECORDS = len(CHUNKS) + len(MESSAGES) + len(MEMORIES) + len(QUERIES)
@@ -73,8 +73,8 @@ async def fill(store: Store) -> None:
     await put(store, *(chunk(name, text, by(MODEL, text)) for name, text in CHUNKS.items()))
     for name, text in MESSAGES.items():
         await store.put_message(message(name, text, by(MODEL, text)))
-    for name, text in MEMORIES.items():
-        await store.form_memory(memory(name, by(MODEL, text), content=text), 2.0)
+    for (name, text), source in zip(MEMORIES.items(), MESSAGES, strict=False):
+        await store.form_memory(memory(name, by(MODEL, text), content=text, source_messages=[source]), 2.0)
     for name, text in QUERIES.items():
         await store.put_cache_entry(entry(name, name, by(MODEL, text), query=text))
 
@@ -188,7 +188,7 @@ async def test_the_old_vectors_serve_until_the_switch(engine: Engine, store: Sto
     await put(store, chunk("c4", "pear", EAST))
     assert await found(store, "", EAST, weight=1, limit=1) == ["c4"]
     again = await opened(engine, MODEL)
-    await again.put_message(message("m3", "hello"))
+    await again.put_message(message("m4", "hello"))
     await again.close()
     await embed(mover)
     assert not await missing(mover)
@@ -197,7 +197,8 @@ async def test_the_old_vectors_serve_until_the_switch(engine: Engine, store: Sto
 
 async def test_what_changes_meanwhile_is_embedded_as_it_is_then(engine: Engine, store: Store, mover: Store) -> None:
     await fill(store)
-    await store.form_memory(memory("n3", by(MODEL, "weak"), content="weak", importance=0.01), 2.0)
+    weak = memory("n3", by(MODEL, "weak"), content="weak", importance=0.01, source_messages=["m3"])
+    await store.form_memory(weak, 2.0)
     await mover.begin_reembedding(OTHER)
     await embed(mover)
     assert not await missing(mover)
@@ -208,7 +209,8 @@ async def test_what_changes_meanwhile_is_embedded_as_it_is_then(engine: Engine, 
     await store.replace_source("ann", DEFAULT_COLLECTION, "c5", [chunk("c5", "quince", NORTH)])
     await store.put_message(message("m2", "good evening", WEST))
     assert await store.prune_memories("ann", 2) == 1
-    await store.form_memory(memory("n4", by(MODEL, "has a cat"), content="has a cat"), 2.0)
+    cat = memory("n4", by(MODEL, "has a cat"), content="has a cat", source_messages=["m3"])
+    await store.form_memory(cat, 2.0)
     later = NOON + timedelta(minutes=1)
     await store.put_cache_entry(entry("e1", "e1", EAST, query="which berry?", created_at=later))
     await store.put_cache_entry(entry("e3", "e3", NORTH, minutes=1, query="brief"))
@@ -234,7 +236,7 @@ async def test_what_changes_meanwhile_is_embedded_as_it_is_then(engine: Engine, 
     assert await found(new, "", by(OTHER, "quince"), weight=1, limit=1) == ["c5"]
     recollection = await new.recall(retrieval("", by(OTHER, "good evening")))
     assert recollection.related_conversation[0].text == "good evening"
-    assert len(recollection.related_conversation) == 2
+    assert len(recollection.related_conversation) == len(MESSAGES)
     assert {one.content for one in recollection.similar_memories} == {*MEMORIES.values(), "has a cat"}
     match = await new.nearest_cached("ann", by(OTHER, "which berry?"), NOON)
     assert match is not None
@@ -537,7 +539,7 @@ async def test_nothing_of_the_old_vectors_or_of_the_move_stays_in_the_file(file:
     secret = pack_vector([0.123, 0.456, 0.789, 0.321])
     await put(store, chunk("c", "plum", secret))
     await store.put_message(message("m", "plum", secret))
-    await store.form_memory(memory("n", secret), 2.0)
+    await store.form_memory(memory("n", secret, source_messages=["m"]), 2.0)
     await store.put_cache_entry(entry("e", "h", secret))
     await store.close()
     engine, mover = Engine("sqlite", str(file)), SqliteStore(file)

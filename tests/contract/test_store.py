@@ -33,6 +33,7 @@ from tests.contract.records import (
     chunk,
     entry,
     fails,
+    form,
     found,
     memory,
     message,
@@ -531,7 +532,7 @@ async def test_a_users_name_and_collection_cant_be_shifted_into_anothers(store: 
 async def test_one_user_never_takes_over_anothers_record(store: Store) -> None:
     await put(store, chunk("a", "plum", user_id="bob"))
     await store.put_message(message("m", "plum", user="bob"))
-    await store.form_memory(memory("n", user_id="bob"), 0.9)
+    await form(store, memory("n", user_id="bob"), 0.9)
     await store.put_cache_entry(entry("e", "h", user_id="bob"))
 
     with fails("rejected", "id already belongs"):
@@ -539,7 +540,7 @@ async def test_one_user_never_takes_over_anothers_record(store: Store) -> None:
     with fails("rejected", "id already belongs"):
         await store.put_message(message("m", "cherry"))
     with fails("rejected", "id already belongs"):
-        await store.form_memory(memory("n"), 0.9)
+        await form(store, memory("n", source_messages=["ann's"]), 0.9)
     with fails("rejected", "id already belongs"):
         await store.put_cache_entry(entry("e", "h"))
 
@@ -557,7 +558,8 @@ async def test_one_user_never_recalls_anothers_past(store: Store) -> None:
     for user in ("ann", "bob"):
         for minute in range(3):
             await store.put_message(message(f"{user}{minute}", f"plum {user}", minute=minute, user=user))
-        formed = await store.form_memory(memory(f"memory of {user}", user_id=user, source_messages=["same"]), 0.5)
+        node = memory(f"memory of {user}", user_id=user, source_messages=[f"{user}0"])
+        formed = await store.form_memory(node, 0.5)
         assert (formed.memory_id, formed.reinforced) == (f"memory of {user}", False)
 
     recollection = await store.recall(retrieval("plum", user_id="ann"))
@@ -611,14 +613,14 @@ async def test_another_number_is_another_fact(store: Store) -> None:
     fifth = memory("fifth", content="My son was born on 5 March 2015.")
     again = memory("again", content="On 3 March 2015 my son was born.")
 
-    await store.form_memory(third, 0.9)
-    formed = await store.form_memory(fifth, 0.9)
+    await form(store, third, 0.9)
+    formed = await form(store, fifth, 0.9)
     assert (formed.memory_id, formed.reinforced) == ("fifth", False)
     await store.prune_memories("ann", 2)
     assert len((await store.recall(retrieval())).similar_memories) == 2
     only_third = memory("other", WEST, content="My son was born on 3 March 2015.")
-    await store.form_memory(only_third, 0.9)
-    formed = await store.form_memory(again.model_copy(update={"embedding": WEST}), 0.9)
+    await form(store, only_third, 0.9)
+    formed = await form(store, again.model_copy(update={"embedding": WEST}), 0.9)
     assert (formed.memory_id, formed.reinforced) == ("other", True)
 
 
@@ -681,7 +683,7 @@ async def test_times_are_kept_to_the_microsecond(store: Store) -> None:
 async def test_a_memory_is_formed_once_for_its_message(store: Store) -> None:
     node = memory("n", source_messages=["m1"])
     for again in (node, node, memory("another", NORTH, source_messages=["m1"])):
-        formed = await store.form_memory(again, 0.9)
+        formed = await form(store, again, 0.9)
         assert (formed.memory_id, formed.reinforced) == ("n", False)
 
     (one,) = (await store.recall(retrieval())).similar_memories
@@ -698,11 +700,11 @@ async def test_a_memory_is_formed_once_for_its_message(store: Store) -> None:
 
 
 async def test_a_near_duplicate_reinforces_a_memory_once(store: Store) -> None:
-    await store.form_memory(memory("n", importance=0.5, source_messages=["m1"]), 0.7)
+    await form(store, memory("n", importance=0.5, source_messages=["m1"]), 0.7)
     for _ in range(3):
-        formed = await store.form_memory(memory("x", NORTH_EAST, 0.6, source_messages=["m2", "m3", "m2"]), 0.7)
+        formed = await form(store, memory("x", NORTH_EAST, 0.6, source_messages=["m2", "m3", "m2"]), 0.7)
         assert (formed.memory_id, formed.reinforced) == ("n", True)
-    formed = await store.form_memory(memory("n", source_messages=["m1"]), 0.7)
+    formed = await form(store, memory("n", source_messages=["m1"]), 0.7)
     assert (formed.memory_id, formed.reinforced) == ("n", False)
 
     (one,) = (await store.recall(retrieval())).similar_memories
@@ -713,39 +715,54 @@ async def test_a_near_duplicate_reinforces_a_memory_once(store: Store) -> None:
 
 
 async def test_the_threshold_parts_new_memories_from_known_ones(store: Store) -> None:
-    await store.form_memory(memory("n"), 1.0)
+    await form(store, memory("n"), 1.0)
 
-    below = await store.form_memory(memory("below", NORTH_EAST), 0.7072)
-    reached = await store.form_memory(memory("reached", EAST), 1.0)
+    below = await form(store, memory("below", NORTH_EAST), 0.7072)
+    reached = await form(store, memory("reached", EAST), 1.0)
 
     assert (below.memory_id, below.reinforced) == ("below", False)
     assert (reached.memory_id, reached.reinforced) == ("n", True)
 
 
 async def test_the_nearest_memory_is_the_one_reinforced(store: Store) -> None:
-    await store.form_memory(memory("east"), 2.0)
-    await store.form_memory(memory("north-east", NORTH_EAST), 2.0)
+    await form(store, memory("east"), 2.0)
+    await form(store, memory("north-east", NORTH_EAST), 2.0)
 
-    formed = await store.form_memory(memory("x", pack_vector([1, 0.9, 0, 0])), 0.5)
+    formed = await form(store, memory("x", pack_vector([1, 0.9, 0, 0])), 0.5)
 
     assert (formed.memory_id, formed.reinforced) == ("north-east", True)
 
 
 async def test_a_memory_without_direction_is_kept_apart(store: Store) -> None:
     for name in ("n1", "n2"):
-        assert not (await store.form_memory(memory(name, NOWHERE), -1.0)).reinforced
+        assert not (await form(store, memory(name, NOWHERE), -1.0)).reinforced
     assert (await store.recall(retrieval())).similar_memories == []
     assert await store.prune_memories("ann", 1) == 1
 
 
+async def test_a_memory_forms_only_of_messages_that_the_user_has(store: Store) -> None:
+    await store.put_message(message("m", "plum"))
+    await store.put_message(message("bob's", "plum", user="bob"))
+
+    for sources in (["gone"], ["m", "gone"], ["bob's"]):
+        formed = await store.form_memory(memory("n", source_messages=sources), 0.9)
+        assert (formed.memory_id, formed.reinforced) == (None, False)
+    assert (await store.recall(retrieval())).similar_memories == []
+    assert (await store.form_memory(memory("n", source_messages=["m"]), 0.9)).memory_id == "n"
+    formed = await store.form_memory(memory("again", source_messages=["gone"]), 0.9)
+    assert (formed.memory_id, formed.reinforced) == (None, False)
+    (one,) = (await store.recall(retrieval())).similar_memories
+    assert (one.access_count, one.source_messages) == (1, ["m"])
+
+
 async def test_a_memory_needs_a_source(store: Store) -> None:
     with fails("rejected", "source message"):
-        await store.form_memory(memory("n", source_messages=[]), 0.9)
+        await form(store, memory("n", source_messages=[]), 0.9)
 
 
 async def test_memories_are_ranked_by_cosine_up_to_the_limit(store: Store) -> None:
     for name, embedding in (("far", WEST), ("b", EAST), ("mid", NORTH_EAST), ("a", EAST)):
-        await store.form_memory(memory(name, embedding), 2.0)
+        await form(store, memory(name, embedding), 2.0)
 
     similar = (await store.recall(retrieval())).similar_memories
     assert [one.memory_id for one in similar] == ["a", "b", "mid", "far"]
@@ -755,8 +772,8 @@ async def test_memories_are_ranked_by_cosine_up_to_the_limit(store: Store) -> No
 
 
 async def test_a_retrieval_counts_once_however_often_it_runs(store: Store) -> None:
-    await store.form_memory(memory("near"), 2.0)
-    await store.form_memory(memory("far", WEST), 2.0)
+    await form(store, memory("near"), 2.0)
+    await form(store, memory("far", WEST), 2.0)
 
     async def counts(retrieval_id: str, limit: int = 10) -> list[int]:
         query = retrieval(retrieval_id=retrieval_id, limit=limit)
@@ -777,7 +794,7 @@ async def test_the_weakest_memories_are_forgotten_first(store: Store) -> None:
         ("strong", 0.9, 0, NORTH_EAST),
     ):
         created_at = NOON + timedelta(minutes=minute)
-        await store.form_memory(memory(name, embedding, importance, created_at=created_at), 2.0)
+        await form(store, memory(name, embedding, importance, created_at=created_at), 2.0)
     for number in range(3):
         await store.recall(retrieval(retrieval_id=f"{number}", limit=1))
 
@@ -795,10 +812,10 @@ async def test_the_weakest_memories_are_forgotten_first(store: Store) -> None:
 
 
 async def test_what_was_forgotten_can_be_learnt_again(store: Store) -> None:
-    await store.form_memory(memory("n", source_messages=["m"]), 0.9)
+    await form(store, memory("n", source_messages=["m"]), 0.9)
     await store.prune_memories("ann", 0)
 
-    formed = await store.form_memory(memory("n", source_messages=["m"]), 0.9)
+    formed = await form(store, memory("n", source_messages=["m"]), 0.9)
 
     assert (formed.memory_id, formed.reinforced) == ("n", False)
     (one,) = (await store.recall(retrieval())).similar_memories
@@ -896,10 +913,10 @@ async def test_a_store_answers_only_while_it_is_open(engine: Engine) -> None:
     await store.close()
 
 
+# A memory is never there without its messages.
 FILLERS: dict[str, Callable[[Store], Any]] = {
     "documents": lambda store: put(store, chunk("a", "plum")),
     "conversations": lambda store: store.put_message(message("m", "plum")),
-    "memory_nodes": lambda store: store.form_memory(memory("n"), 0.9),
     "cache": lambda store: store.put_cache_entry(entry("e", "h")),
 }
 
@@ -948,10 +965,7 @@ async def test_writes_at_once_are_all_kept(store: Store, engine: Engine) -> None
     await asyncio.gather(
         *(stores[n % 2].put_message(message(f"m{n:02}", f"plum {n}", minute=n)) for n in range(60)),
         *(put(stores[n % 2], chunk(f"c{n:02}", "plum")) for n in range(60)),
-        *(
-            stores[n % 2].form_memory(memory(f"n{n}", content="the same", source_messages=[f"s{n}"]), 0.9)
-            for n in range(20)
-        ),
+        *(form(stores[n % 2], memory(f"n{n}", content="the same", source_messages=[f"s{n}"]), 0.9) for n in range(20)),
         *(stores[n % 2].put_cache_entry(entry(f"e{n}", f"h{n}")) for n in range(20)),
     )
     await second.close()
@@ -1049,7 +1063,7 @@ async def test_what_is_deleted_leaves_nothing_in_the_file(file: Path) -> None:
     secret = pack_vector([0.123, 0.456, 0.789, 0.321])
     await put(store, chunk("kept", "plum"))
     await put(store, chunk("c", "zyzzyva document", secret, metadata={"note": "zyzzyva"}))
-    await store.form_memory(memory("n", secret, content="zyzzyva", summary="zyzzyva", source_messages=["zyzzyva"]), 2.0)
+    await form(store, memory("n", secret, content="zyzzyva", summary="zyzzyva", source_messages=["m"]), 2.0)
     await store.put_cache_entry(entry("e", "h", secret, query="zyzzyva", response="zyzzyva"))
     await store.put_message(message("m", "zyzzyva", secret))
 
@@ -1080,7 +1094,7 @@ async def test_repeated_writes_leave_no_rows_behind(file: Path) -> None:
     async def write() -> None:
         await store.replace_source("ann", "notes", "s", [chunk("a", "plum", collection="notes", source="s")])
         await store.put_message(message("m", "plum"))
-        await store.form_memory(memory("n"), 0.9)
+        await form(store, memory("n"), 0.9)
         await store.put_cache_entry(entry("e", "h"))
 
     def rows() -> dict[str, int]:

@@ -26,6 +26,7 @@ from tests.contract.records import (
     chunk,
     entry,
     fails,
+    form,
     memory,
     message,
     retrieval,
@@ -53,12 +54,12 @@ async def replace_source(store: AtlasStore, user: str) -> None:
 
 
 async def form_memory(store: AtlasStore, user: str) -> None:
-    node = memory(f"{user}-new", NORTH, user_id=user, content="new", source_messages=[f"{user}-message"])
+    node = memory(f"{user}-new", NORTH, user_id=user, content="new", source_messages=[f"{user}-said"])
     assert not (await store.form_memory(node, 0.9)).reinforced
 
 
 async def reinforce_memory(store: AtlasStore, user: str) -> None:
-    node = memory(f"{user}-same", WEST, user_id=user, content="known", source_messages=[f"{user}-message"])
+    node = memory(f"{user}-same", WEST, user_id=user, content="known", source_messages=[f"{user}-said"])
     assert (await store.form_memory(node, 0.9)).reinforced
 
 
@@ -143,9 +144,10 @@ async def impatient(indexed: None, wire: Wire) -> AsyncIterator[AtlasStore]:
 
 
 async def prepare(store: AtlasStore, user: str) -> None:
-    """What is there before the work: a source to replace, and a memory to reinforce and to find."""
+    """What is there before the work: a source to replace, a memory to reinforce and to find, a message to form one."""
     await store.replace_source(user, DEFAULT_COLLECTION, "source", [chunk(user, "old", user_id=user, source="source")])
-    await store.form_memory(memory(user, WEST, user_id=user, content="known"), 0.9)
+    await store.put_message(message(f"{user}-said", user=user))
+    await form(store, memory(user, WEST, user_id=user, content="known"), 0.9)
 
 
 async def undisturbed(store: AtlasStore, server: Server, user: str, work: Work) -> dict[str, list[tuple[Any, ...]]]:
@@ -272,7 +274,7 @@ async def test_a_server_that_ends_being_primary_is_named(
     await until_done(work, store, user)
     await work(store, user)
     counts = {kind: len(records) for kind, records in held(server, user).items()}
-    assert counts["messages"] + counts["memories"] == 2
+    assert counts["messages"] + counts["memories"] == 4
 
 
 @pytest.mark.parametrize("moment", ["asked", "done"])

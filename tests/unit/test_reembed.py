@@ -62,7 +62,7 @@ async def embed(store: SqliteStore, embedder: Embedder, collection: str) -> None
 async def test_each_collection_is_embedded_as_it_was_when_it_was_stored(store: SqliteStore) -> None:
     await put(store, chunk("c", "a chunk"))
     await store.put_message(message("m", "a message"))
-    await store.form_memory(memory("n", content="a memory", summary="not this"), 2.0)
+    await store.form_memory(memory("n", content="a memory", summary="not this", source_messages=["m"]), 2.0)
     await store.put_cache_entry(entry("e", "h", query="a query", response="nor this"))
     embedder = Embedder()
     for collection in EMBEDDED:
