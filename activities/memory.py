@@ -1,12 +1,16 @@
 """Messages and the long-term memories that form from them."""
 
+import hashlib
 import json
 import re
 
 from pydantic import ValidationError
 from temporalio import activity
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.service import RPCError
 
 from activities.bedrock import BedrockText
+from activities.errors import failure
 from activities.models import (
     Assessment,
     FormedMemory,
@@ -15,8 +19,10 @@ from activities.models import (
     MemoryNode,
     MemoryQuery,
     Message,
+    MessageKey,
     Recollection,
     StoredMessage,
+    UserMemoryParams,
 )
 from activities.store.base import OpenedStore
 
@@ -93,6 +99,12 @@ def read_assessment(answer: str) -> Assessment | None:
         return None
 
 
+def memory_workflow_id(task_queue: str, user_id: str) -> str:
+    """Id of the one workflow that looks after a user's memory in the deployment that works on a task queue."""
+    digest = hashlib.sha256(f"{task_queue}\0{user_id}".encode()).hexdigest()
+    return f"memory-{digest[:32]}"
+
+
 class MemoryActivities:
     """
     Args:
@@ -112,25 +124,69 @@ class MemoryActivities:
         store = await self._store()
         await store.put_message(message)
         significant = message.message_type == "human" and heuristic_importance(message.text) >= SIGNIFICANCE
-        return StoredMessage(message_id=message.message_id, significant=significant)
+        return StoredMessage(
+            message_id=message.message_id,
+            user_id=message.user_id,
+            conversation_id=message.conversation_id,
+            significant=significant,
+        )
 
     @activity.defn
-    async def assess_message(self, params: FormMemoryParams) -> Assessment:
-        """Importance and summary of a message, from the language model or by the heuristic."""
+    async def pass_on_message(self, message: StoredMessage) -> None:
+        """Tell the workflow of the user's memory of a stored message; begin it where it isn't running."""
+        task_queue = activity.info().task_queue
+        try:
+            await activity.client().start_workflow(
+                "UserMemoryWorkflow",
+                UserMemoryParams(user_id=message.user_id),
+                id=memory_workflow_id(task_queue, message.user_id),
+                task_queue=task_queue,
+                start_signal="message_stored",
+                start_signal_args=[message],
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            )
+        except RPCError as error:
+            raise failure(
+                "unavailable", f"Temporal doesn't take the message for the user's memory ({error.status.name})"
+            ) from None
+
+    @activity.defn
+    async def assess_message(self, key: MessageKey) -> Assessment | None:
+        """Importance and summary of a message, from the language model or by the heuristic; None where it is gone."""
+        store = await self._store()
+        message = await store.read_message(key.user_id, key.message_id)
+        if message is None:
+            return None
         if not self._text.generative:
-            return heuristic_assessment(params.text)
-        answer = await self._text.generate(GenerateParams(system=ASSESS, prompt=params.text, max_tokens=300))
+            return heuristic_assessment(message.text)
+        answer = await self._text.generate(GenerateParams(system=ASSESS, prompt=message.text, max_tokens=300))
         assessment = read_assessment(answer.text)
         if assessment is None:
             activity.logger.warning("the text model's assessment isn't the JSON asked for: using the heuristic")
-            return heuristic_assessment(params.text)
+            return heuristic_assessment(message.text)
         return assessment
 
     @activity.defn
-    async def form_memory(self, node: MemoryNode) -> FormedMemory:
-        """Store a memory, or reinforce the one that already says the same."""
+    async def form_memory(self, params: FormMemoryParams) -> FormedMemory | None:
+        """Make a memory of a message, or reinforce the one that already says the same; None where it is gone."""
         store = await self._store()
-        return await store.form_memory(node, NEAR_DUPLICATE)
+        message = await store.read_message(params.user_id, params.message_id)
+        if message is None:
+            return None
+        node = MemoryNode(
+            # The message's: a memory that is formed twice is the same one.
+            memory_id=f"{message.message_id}-memory",
+            user_id=message.user_id,
+            content=message.text,
+            summary=params.assessment.summary,
+            importance=params.assessment.importance,
+            source_messages=[message.message_id],
+            created_at=message.timestamp,
+            # The message's own: both collections embed the same text on the same side.
+            embedding=message.embedding,
+        )
+        formed = await store.form_memory(node, NEAR_DUPLICATE)
+        return formed if formed.memory_id is not None else None
 
     @activity.defn
     async def prune_memories(self, user_id: str) -> int:

@@ -207,8 +207,15 @@ class ContextMessage(Model):
     timestamp: AwareDatetime
 
 
-class StoredMessage(Model):
+class MessageKey(Model):
+    """Names one message, which the store holds."""
+
+    user_id: str
     message_id: str
+
+
+class StoredMessage(MessageKey):
+    conversation_id: str
     significant: bool = Field(description="Whether it may be worth a long-term memory.")
 
 
@@ -285,16 +292,6 @@ class RetrieveMemoryResult(Model):
     similar_memories: list[SimilarMemory] = Field(description="Long-term memories, best first.")
 
 
-class FormMemoryParams(Model):
-    """A stored message that may be worth a long-term memory."""
-
-    message_id: str
-    user_id: str
-    text: str
-    timestamp: AwareDatetime
-    embedding: bytes
-
-
 class Assessment(Model):
     """What a language model, or the stated heuristic, makes of a message."""
 
@@ -302,10 +299,17 @@ class Assessment(Model):
     summary: str
 
 
-class FormMemoryResult(Model):
-    memory_id: str | None = Field(description="Null where the message wasn't worth a memory, or is forgotten by now.")
-    reinforced: bool = False
-    pruned: int = Field(description="How many of the user's weakest memories were forgotten to keep the budget.")
+class FormMemoryParams(MessageKey):
+    """A stored message that is worth a long-term memory."""
+
+    assessment: Assessment
+
+
+class UserMemoryParams(Model):
+    """What is left to do for a user's memory, carried over continue-as-new."""
+
+    user_id: str
+    forming: list[str] = Field(default_factory=list, description="Ids of messages that may be worth a memory, in turn.")
 
 
 # Semantic cache

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from temporalio.client import Client as TemporalClient
 
+from activities.memory import memory_workflow_id
 from mcp_server.local.stack import is_running, leased
 from mcp_server.runtime import connect_embedded
 from mcp_server.server import WORKFLOW_ID
@@ -130,11 +131,11 @@ class Demo:
             )
 
     async def _memories_formed(self) -> None:
-        """Wait until the memories that the messages set off have formed, each in a workflow of its own."""
-        running = "WorkflowType = 'MemoryFormationWorkflow' AND ExecutionStatus = 'Running'"
+        """Wait until the memories that the messages set off have formed, in the user's workflow."""
+        workflow_id = memory_workflow_id("durable-context", "default")
         async with asyncio.timeout(30):
-            while (await self._temporal.count_workflows(running)).count:
-                await asyncio.sleep(0.1)
+            await self._temporal.get_workflow_handle(workflow_id).result()
+        console.print(f"\n[cyan]workflow {workflow_id}: nothing is left to do for the user's memory[/]")
 
     @staticmethod
     def _tell(result: CallToolResult) -> None:

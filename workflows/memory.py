@@ -1,11 +1,11 @@
 """Memory: store a message, let a memory form from it, and recall what bears on a text."""
 
+from collections import deque
 from datetime import timedelta
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError
-from temporalio.workflow import ParentClosePolicy
+from temporalio.exceptions import ActivityError, FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from activities.bedrock import BedrockActivities
@@ -14,17 +14,18 @@ with workflow.unsafe.imports_passed_through():
         EMBEDDED,
         EmbedParams,
         FormMemoryParams,
-        FormMemoryResult,
         Generated,
         GenerateParams,
-        MemoryNode,
         MemoryQuery,
         Message,
+        MessageKey,
         Recollection,
         RetrieveMemoryParams,
         RetrieveMemoryResult,
+        StoredMessage,
         StoreMemoryParams,
         StoreMemoryResult,
+        UserMemoryParams,
     )
     from workflows.steps import DURABLY, READ_GIVE_UP, WRITE_GIVE_UP, step
 
@@ -52,51 +53,60 @@ class MemoryStorageWorkflow:
             embedding=embedded.vectors[0],
         )
         stored = await step(MemoryActivities.store_message, message)
-        if stored.significant:
-            await workflow.start_child_workflow(
-                MemoryFormationWorkflow.run,
-                FormMemoryParams(
-                    message_id=message.message_id,
-                    user_id=message.user_id,
-                    text=message.text,
-                    timestamp=message.timestamp,
-                    embedding=message.embedding,
-                ),
-                id=f"{message.message_id}-memory",
-                parent_close_policy=ParentClosePolicy.ABANDON,
-            )
+        await step(MemoryActivities.pass_on_message, stored)
         return StoreMemoryResult(message_id=stored.message_id, memory_forming=stored.significant)
 
 
 @workflow.defn
-class MemoryFormationWorkflow:
-    """Outlives the call that started it: whoever stored the message doesn't wait for the memory."""
+class UserMemoryWorkflow:
+    """What becomes of a user's messages once they are stored, one after the other: no two of them race a merge.
+
+    A message's signal begins it, and it ends when nothing is left to do. It outlives the calls that stored them, and
+    knows messages by their ids alone: what they say is read where it is needed, and stays out of the history.
+    """
+
+    @workflow.init
+    def __init__(self, params: UserMemoryParams) -> None:
+        self._user_id = params.user_id
+        self._forming = deque(params.forming)
+
+    @workflow.signal
+    def message_stored(self, message: StoredMessage) -> None:
+        """A message that arrives twice forms its memory once: `form_memory` sees to that."""
+        if message.significant:
+            self._forming.append(message.message_id)
 
     @workflow.run
-    async def run(self, params: FormMemoryParams) -> FormMemoryResult:
+    async def run(self, params: UserMemoryParams) -> None:
+        # Nothing is awaited between the last look and the end, and Temporal takes neither the end nor a continuation
+        # while there is a signal that this hasn't seen.
+        while self._forming:
+            if workflow.info().is_continue_as_new_suggested():
+                workflow.continue_as_new(UserMemoryParams(user_id=self._user_id, forming=list(self._forming)))
+            message_id = self._forming.popleft()
+            try:
+                await self._form(message_id)
+            except FailureError as error:
+                if is_cancelled_exception(error):
+                    raise
+                # What can't be mended, or not within WRITE_GIVE_UP, doesn't keep the others waiting.
+                workflow.logger.exception("no memory of message %s", message_id)
+
+    async def _form(self, message_id: str) -> None:
+        """Make a memory of a message that is worth one."""
+        key = MessageKey(user_id=self._user_id, message_id=message_id)
         assessment = await workflow.execute_activity_method(
             MemoryActivities.assess_message,
-            params,
+            key,
             start_to_close_timeout=timedelta(minutes=2),
             schedule_to_close_timeout=WRITE_GIVE_UP,
             retry_policy=DURABLY,
         )
-        if assessment.importance < SIGNIFICANCE:
-            return FormMemoryResult(memory_id=None, pruned=0)
-        node = MemoryNode(
-            memory_id=workflow.info().workflow_id,
-            user_id=params.user_id,
-            content=params.text,
-            summary=assessment.summary,
-            importance=assessment.importance,
-            source_messages=[params.message_id],
-            created_at=params.timestamp,
-            # The message's own: both collections embed the same text on the same side.
-            embedding=params.embedding,
-        )
-        formed = await step(MemoryActivities.form_memory, node)
-        pruned = await step(MemoryActivities.prune_memories, params.user_id)
-        return FormMemoryResult(memory_id=formed.memory_id, reinforced=formed.reinforced, pruned=pruned)
+        if assessment is None or assessment.importance < SIGNIFICANCE:
+            return
+        formed = await step(MemoryActivities.form_memory, FormMemoryParams(**key.model_dump(), assessment=assessment))
+        if formed is not None:
+            await step(MemoryActivities.prune_memories, self._user_id)
 
 
 @workflow.defn

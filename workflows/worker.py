@@ -11,7 +11,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from workflows.cache import CacheStorageWorkflow, SemanticCacheCheckWorkflow
 from workflows.documents import DataIngestionWorkflow
-from workflows.memory import MemoryFormationWorkflow, MemoryRetrievalWorkflow, MemoryStorageWorkflow
+from workflows.memory import MemoryRetrievalWorkflow, MemoryStorageWorkflow, UserMemoryWorkflow
 from workflows.reembed import ReembeddingWorkflow
 from workflows.search import HybridSearchWorkflow
 from workflows.web import WebSearchWorkflow
@@ -25,11 +25,11 @@ WORKFLOWS: list[type[Any]] = [
     CacheStorageWorkflow,
     DataIngestionWorkflow,
     HybridSearchWorkflow,
-    MemoryFormationWorkflow,
     MemoryRetrievalWorkflow,
     MemoryStorageWorkflow,
     ReembeddingWorkflow,
     SemanticCacheCheckWorkflow,
+    UserMemoryWorkflow,
     WebSearchWorkflow,
 ]
 

@@ -714,6 +714,25 @@ class AtlasStore:
             )
             await self._still_filled("conversations", filled)
 
+    async def read_message(self, user_id: str, message_id: str) -> Message | None:
+        _ = self._opened_with
+        async with self._db.explained():
+            found, _ = await asyncio.gather(
+                self._db.collection("conversations").find_one({"_id": message_id, "user_id": user_id}),
+                self._filled("conversations"),
+            )
+        if found is None:
+            return None
+        return Message(
+            message_id=message_id,
+            user_id=user_id,
+            conversation_id=found["conversation_id"],
+            message_type=found["message_type"],
+            text=found["text"],
+            timestamp=moment(found["timestamp_us"]),
+            embedding=self._embedding(found),
+        )
+
     async def _upsert(self, collection: str, where: Document, record: Document) -> None:
         """Replace the record that is `where` by what an expression says, or store it.
 
@@ -1029,7 +1048,6 @@ class AtlasStore:
         return None
 
     def _entry(self, found: Document) -> CacheEntry:
-        model, vector = self._opened_with, found.get(self._vector_field)
         return CacheEntry(
             entry_id=found["entry_id"],
             user_id=found["user_id"],
@@ -1038,8 +1056,13 @@ class AtlasStore:
             response=found["response"],
             created_at=moment(found["created_at_us"]),
             expires_at=moment(found["expires_at_us"]),
-            embedding=bytes(4 * model.dimensions) if vector is None else bytes(vector)[len(_FLOAT32) :],
+            embedding=self._embedding(found),
         )
+
+    def _embedding(self, found: Document) -> bytes:
+        """A record's packed vector; of zeros where none is indexed."""
+        model, vector = self._opened_with, found.get(self._vector_field)
+        return bytes(4 * model.dimensions) if vector is None else bytes(vector)[len(_FLOAT32) :]
 
     async def purge_expired(self, now: datetime) -> int:
         _ = self._opened_with

@@ -132,6 +132,10 @@ class Store(Protocol):
         """Store `message` under its id."""
         ...
 
+    async def read_message(self, user_id: str, message_id: str) -> Message | None:
+        """The user's message, or None where they have none of this id."""
+        ...
+
     # Memories
 
     async def form_memory(self, node: MemoryNode, threshold: float) -> FormedMemory:

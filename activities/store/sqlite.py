@@ -177,6 +177,19 @@ class SqliteStore:
 
         await self._write(work)
 
+    async def read_message(self, user_id: str, message_id: str) -> Message | None:
+        def work(db: apsw.Connection) -> Message | None:
+            columns = "id, message_id, user_id, conversation_id, message_type, text, timestamp"
+            where = "from conversations where user_id = ? and message_id = ?"
+            for found in _select(db, columns, where, (user_id, message_id)):
+                vector = db.execute(
+                    "select embedding from conversations_vectors where rowid = ?", (found.pop("id"),)
+                ).get
+                return Message(**found, embedding=vector or bytes(4 * self._opened_with.dimensions))
+            return None
+
+        return await self._read(work)
+
     # Memories
 
     async def form_memory(self, node: MemoryNode, threshold: float) -> FormedMemory:

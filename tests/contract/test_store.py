@@ -667,6 +667,15 @@ async def test_a_message_stored_anew_under_its_id_is_found_by_its_new_text(store
     assert one.score == 0.5
 
 
+async def test_a_message_is_read_as_it_was_stored_by_its_user_alone(store: Store) -> None:
+    for one in (message("m", "plum", NORTH, minute=3), message("z", "cherry", NOWHERE)):
+        await store.put_message(one)
+        assert await store.read_message("ann", one.message_id) == one
+
+    assert await store.read_message("bob", "m") is None
+    assert await store.read_message("ann", "n") is None
+
+
 async def test_times_are_kept_to_the_microsecond(store: Store) -> None:
     moment = datetime.fromisoformat("2025-06-01T02:03:04.567891+05:30")
     for number, timestamp in enumerate((moment, datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))):

@@ -9,6 +9,7 @@ import pytest
 from mcp import Client
 from temporalio.client import Client as TemporalClient
 
+from activities.memory import memory_workflow_id
 from tests.conftest import content, error, workflow_id
 from workflows.history import steps_of
 
@@ -30,9 +31,9 @@ async def remember(client: Client, user: str, text: str, conversation: str = "c1
     return content(result)
 
 
-async def formed(temporal: TemporalClient, message_id: str) -> Any:
-    """The result of the workflow that forms a memory of a message."""
-    return await temporal.get_workflow_handle(f"{message_id}-memory").result()
+async def settled(temporal: TemporalClient, user: str, task_queue: str = "durable-context") -> None:
+    """Return once nothing is left to do for a user's memory."""
+    await temporal.get_workflow_handle(memory_workflow_id(task_queue, user)).result()
 
 
 async def test_tools_are_described_for_a_model(client: Client) -> None:
@@ -118,13 +119,24 @@ async def test_a_significant_message_becomes_a_memory_once(client: Client, tempo
     again = await remember(client, user, text)
 
     assert first["memory_forming"]
-    one, two = await formed(temporal, first["message_id"]), await formed(temporal, again["message_id"])
-    assert one["memory_id"] == two["memory_id"] or {one["reinforced"], two["reinforced"]} == {False, True}
+    await settled(temporal, user)
     found = content(await client.call_tool("retrieve_memory", {"text": "food allergies", "user_id": user}))
     [memory] = found["similar_memories"]
     assert memory["content"] == text
     assert memory["importance"] > 0.5
-    assert sorted(memory["source_messages"]) == sorted([first["message_id"], again["message_id"]])
+    assert memory["source_messages"] == [first["message_id"], again["message_id"]]
+
+
+async def test_the_same_fact_said_many_times_at_once_becomes_one_memory(
+    client: Client, temporal: TemporalClient, user: str
+) -> None:
+    ways = ["I'm allergic to peanuts, please remember!", "Please remember that I'm allergic to peanuts."] * 6
+    stored = await asyncio.gather(*(remember(client, user, text) for text in ways))
+    await settled(temporal, user)
+
+    found = content(await client.call_tool("retrieve_memory", {"text": "food allergies", "user_id": user}))
+    [memory] = found["similar_memories"]
+    assert sorted(memory["source_messages"]) == sorted(one["message_id"] for one in stored)
 
 
 @pytest.mark.parametrize(
@@ -208,8 +220,8 @@ async def test_caching_again_replaces_the_answer(client: Client, user: str) -> N
 async def test_users_never_see_each_other(client: Client, temporal: TemporalClient, user: str) -> None:
     stranger = f"{user}-stranger"
     secret = "Remember that my locker code is 4711 and I live in Bergen."
-    stored = await remember(client, user, secret)
-    await formed(temporal, stored["message_id"])
+    await remember(client, user, secret)
+    await settled(temporal, user)
     await client.call_tool("semantic_cache_response", {"query": secret, "response": secret, "user_id": user})
 
     recalled = content(await client.call_tool("retrieve_memory", {"text": secret, "user_id": stranger}))

@@ -9,6 +9,7 @@ from typing import Any
 
 from temporalio.client import Client as TemporalClient
 
+from activities.memory import memory_workflow_id
 from mcp_server.local.stack import leased
 from mcp_server.runtime import connect
 from mcp_server.settings import Settings
@@ -47,14 +48,11 @@ async def record() -> None:
         async with leased(home, ["temporal", "models"]) as addresses:
             temporal = await connect(Settings(durable_context_home=home), addresses.temporal)
             await run(home, "ingest", str(notes), "--user-id", "ada")
-            stored = ""
             async with serve(home) as client:
                 for name, (tool, arguments) in CALLS.items():
                     result = await client.call_tool(tool, arguments)
                     assert result.meta is not None
                     await write(temporal, name, result.meta["durable-context/workflow_id"])
-                    if name == "MemoryStorageWorkflow":
-                        stored = result.meta["durable-context/workflow_id"]
             assert addresses.temporal is not None
             settings = bedrock.settings | {"TEMPORAL_ADDRESS": addresses.temporal}
             bedrock.failures = [(429, "ThrottlingException", "slow down")] * 4
@@ -63,9 +61,9 @@ async def record() -> None:
                 result = await client.call_tool(tool, arguments)
                 assert result.meta is not None
                 await write(temporal, "MemoryStorageWorkflow.throttled", result.meta["durable-context/workflow_id"])
-            formation = temporal.get_workflow_handle(f"{stored}-memory")
-            await formation.result()
-            await write(temporal, "MemoryFormationWorkflow", formation.id)
+            remembering = temporal.get_workflow_handle(memory_workflow_id("durable-context", "default"))
+            await remembering.result()
+            await write(temporal, "UserMemoryWorkflow", remembering.id)
             await run(home, "reembed", **settings)
             commands = "WorkflowType IN ('DataIngestionWorkflow', 'ReembeddingWorkflow')"
             async for execution in temporal.list_workflows(commands):

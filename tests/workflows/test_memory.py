@@ -1,0 +1,129 @@
+"""The workflow of a user's memory, over a real store: no message is lost, and none keeps the others waiting."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.testing import ActivityEnvironment
+from temporalio.workflow import Info
+
+from activities.bedrock import BedrockText
+from activities.errors import failure
+from activities.memory import MemoryActivities, memory_workflow_id
+from activities.models import (
+    Assessment,
+    EmbeddingModel,
+    MemoryQuery,
+    Message,
+    MessageKey,
+    StoredMessage,
+    pack_vector,
+)
+from activities.store.base import OpenedStore
+from activities.store.sqlite import SqliteStore
+from workflows.worker import build_worker
+
+EAST = pack_vector([1, 0, 0])
+
+
+class Judging(MemoryActivities):
+    """The activities, but for a message that can't be judged."""
+
+    @activity.defn
+    async def assess_message(self, key: MessageKey) -> Assessment | None:
+        if key.message_id == "poisoned":
+            raise failure("rejected", "this message can't be judged")
+        return await super().assess_message(key)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[OpenedStore]:
+    store = OpenedStore(SqliteStore(tmp_path / "store.db"), EmbeddingModel(model_id="by-hand", dimensions=3))
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def activities(temporal: Client, store: OpenedStore, user: str) -> AsyncIterator[MemoryActivities]:
+    """The activities, for a worker on a task queue of the user's own."""
+    activities = Judging(store, BedrockText("local.extractive", None, "http://127.0.0.1:1"), budget=1000)
+    async with build_worker(temporal, user, [activities]):
+        yield activities
+
+
+def said(user: str, number: int) -> Message:
+    """A message that is worth a memory of its own: another number is another fact."""
+    return Message(
+        message_id=f"m{number}",
+        user_id=user,
+        conversation_id="c",
+        message_type="human",
+        text=f"Please remember that I live at number {number}.",
+        timestamp=datetime(2026, 5, 3, tzinfo=UTC),
+        embedding=EAST,
+    )
+
+
+async def pass_on(temporal: Client, activities: MemoryActivities, user: str, message_id: str) -> None:
+    environment = ActivityEnvironment(temporal)
+    environment.info = dataclasses.replace(environment.info, task_queue=user)
+    message = StoredMessage(user_id=user, message_id=message_id, conversation_id="c", significant=True)
+    await environment.run(activities.pass_on_message, message)
+
+
+async def settled(temporal: Client, user: str) -> bool:
+    """Return once nothing is left to do; whether the last run was the continuation of another."""
+    handle = temporal.get_workflow_handle(memory_workflow_id(user, user))
+    await handle.result()
+    started = (await handle.fetch_history()).events[0].workflow_execution_started_event_attributes
+    return bool(started.continued_execution_run_id)
+
+
+async def sources(store: OpenedStore, user: str) -> list[list[str]]:
+    """The messages that each of the user's memories was formed from."""
+    query = MemoryQuery(user_id=user, text="", limit=100, embedding=EAST, retrieval_id="r")
+    return sorted(one.source_messages for one in (await (await store()).recall(query)).similar_memories)
+
+
+async def test_a_message_that_fails_or_is_gone_does_not_keep_the_others_waiting(
+    temporal: Client, store: OpenedStore, activities: MemoryActivities, user: str
+) -> None:
+    await activities.store_message(said(user, 1))
+
+    for message_id in ("poisoned", "gone", "m1", "m1"):
+        await pass_on(temporal, activities, user, message_id)
+    await settled(temporal, user)
+
+    assert await sources(store, user) == [["m1"]]
+
+
+async def test_nothing_is_lost_where_it_continues_as_new_while_messages_come(
+    temporal: Client,
+    store: OpenedStore,
+    activities: MemoryActivities,
+    user: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A server suggests it after 4,096 events.
+    monkeypatch.setattr(Info, "is_continue_as_new_suggested", lambda info: info.get_current_history_length() > 50)
+    messages = [said(user, number) for number in range(40)]
+
+    async def one(message: Message) -> None:
+        await activities.store_message(message)
+        await pass_on(temporal, activities, user, message.message_id)
+
+    await asyncio.gather(*(one(message) for message in messages))
+    continued = await settled(temporal, user)
+
+    assert await sources(store, user) == sorted([message.message_id] for message in messages)
+    assert continued
+
+
+async def test_users_and_deployments_have_a_workflow_each() -> None:
+    places = [("a", "ann"), ("a", "bob"), ("b", "ann"), ("aa", "nn")]
+    assert len({memory_workflow_id(task_queue, user_id) for task_queue, user_id in places}) == len(places)
