@@ -1,10 +1,12 @@
 """How well `hybrid_search` ranks, at several weights and by either of its legs alone, asked about real prose.
 
-The corpus is the sample documents, and the descriptions that packages of `requirements.lock` carry in their metadata.
-They are ingested by `durable-context ingest` and searched by the tool of a `durable-context serve`, on an embedded stack
-of its own. Each line of `search_questions.jsonl` is a question, of the kind `words` (asked in other words than the
-passage's) or `terms` (identifiers, names and numbers as they stand in it), with the document (`source`) and a phrase of
-the passage (`answer`) that answers it.
+The corpus is the sample documents, and the descriptions of packages that `requirements.lock` pins to one version each,
+as they stand in the packages' metadata. `durable-context ingest` takes them in, and a client asks the `hybrid_search`
+of `durable-context serve`, on an embedded stack in a temporary folder.
+
+Each line of `search_questions.jsonl` is a question, of the kind `words` (asked in other words than the passage's) or
+`terms` (identifiers, names and numbers as they stand in it), with what answers it: the document (`source`, a sample's
+name or a package's) and a phrase of the passage (`answer`).
 
 Usage: python -m bench.search
 """
@@ -12,7 +14,6 @@ Usage: python -m bench.search
 import asyncio
 import json
 import math
-import os
 import shutil
 import sys
 import tempfile
@@ -25,20 +26,10 @@ from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from activities.documents import MARKDOWN_SUFFIXES, chunk_text
-from mcp_server.demo import CORPUS
+from mcp_server.demo import CORPUS, embedded_environment
 from mcp_server.local.stack import leased
-from mcp_server.settings import Settings
 
 QUESTIONS = Path(__file__).with_name("search_questions.jsonl")
-
-PACKAGES = (
-    *("annotated-types", "attrs", "boto3", "charset-normalizer", "click", "dnspython", "h11", "httpcore", "httpx"),
-    *("idna", "jmespath", "jsonschema", "markdown-it-py", "motor", "pathspec", "platformdirs", "pluggy", "psutil"),
-    *("pycparser", "pymongo", "pytest-timeout", "python-dateutil", "python-dotenv", "python-multipart", "regex"),
-    *("requests", "rich", "ruff", "semantic-text-splitter", "snowballstemmer", "sse-starlette", "starlette"),
-    *("tavily-python", "temporalio", "tiktoken", "truststore", "urllib3", "uvicorn"),
-)
-"""Those with prose in their descriptions, each pinned to one version for every platform and Python."""
 
 WEIGHTS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0)
 """Of the vector leg: 0 is the keyword leg alone, 1 the vector leg alone."""
@@ -60,8 +51,9 @@ class Question(NamedTuple):
 def ndcg(gains: Sequence[int], relevant: int, depth: int) -> float:
     """Normalised discounted cumulative gain of one ranking, from 0 to 1.
 
-    DCG = Σ gain / log2(1 + rank), ranks from 1 to `depth`, divided by that of the best ranking there can be. The measure
-    is that of Järvelin and Kekäläinen, ACM TOIS 20(4), 2002; the discount the smooth one of Burges et al., ICML 2005.
+    DCG = Σ gain / log2(1 + rank), ranks from 1 to `depth`, divided by that of the best ranking there can be.
+    The measure is that of Järvelin and Kekäläinen, ACM TOIS 20(4), 2002; the discount, which also tells the second rank
+    from the first, that of Burges et al., ICML 2005.
 
     Args:
         gains: 1 for each result that answers and 0 for one that doesn't, best result first.
@@ -72,14 +64,20 @@ def ndcg(gains: Sequence[int], relevant: int, depth: int) -> float:
     return sum(gain * discount for gain, discount in zip(gains, discounts, strict=False)) / sum(discounts[:relevant])
 
 
-def write_corpus(folder: Path) -> list[Path]:
-    """Put the documents into `folder`, each under the name by which the questions know it."""
-    for document in CORPUS.glob("*.md"):
+def read_questions() -> list[Question]:
+    return [Question(**json.loads(line)) for line in QUESTIONS.read_text(encoding="utf-8").splitlines()]
+
+
+def write_corpus(folder: Path, questions: Sequence[Question]) -> list[Path]:
+    """Put the samples, and the descriptions of the packages that are asked about, into `folder` under their names."""
+    samples = {document.stem: document for document in CORPUS.glob("*.md")}
+    for document in samples.values():
         shutil.copy(document, folder)
-    for name in PACKAGES:
+    for name in {one.source for one in questions} - samples.keys():
         package = metadata(name)
-        markdown = (package["Description-Content-Type"] or "").startswith("text/markdown")
-        (folder / f"{name}.{'md' if markdown else 'txt'}").write_text(str(package.get_payload()), encoding="utf-8")
+        types = package.get_all("Description-Content-Type") or ()
+        markdown = any(one.startswith("text/markdown") for one in types)
+        (folder / f"{name}.{'md' if markdown else 'txt'}").write_text(package["Description"], encoding="utf-8")
     return sorted(folder.iterdir())
 
 
@@ -112,19 +110,13 @@ async def search(client: Client, question: Question, weight: float) -> list[int]
 
 async def measure(questions: Sequence[Question]) -> dict[float, list[float]]:
     """nDCG at DEPTH of each question, by weight; a question is asked at all weights before the next one is."""
-    ours = {name.upper() for name in Settings.model_fields}
     with tempfile.TemporaryDirectory(prefix="durable-context-bench-", ignore_cleanup_errors=True) as folder:
         home, corpus = Path(folder, "home"), Path(folder, "corpus")
         home.mkdir()
         corpus.mkdir()
-        documents = write_corpus(corpus)
+        documents = write_corpus(corpus, questions)
         relevant = count_relevant(questions, documents)
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if name.upper() not in ours and not name.startswith(("AWS_", "TEMPORAL_"))
-        }
-        environment = kept | {"DURABLE_CONTEXT_HOME": str(home), "LOG_LEVEL": "ERROR"}
+        environment = embedded_environment(home)
         line = [sys.executable, "-m", "mcp_server.cli"]
         server = StdioServerParameters(command=line[0], args=[*line[1:], "serve"], env=environment, cwd=home)
         async with leased(home, ["temporal", "models"]):
@@ -148,7 +140,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def main() -> None:
-    questions = [Question(**json.loads(line)) for line in QUESTIONS.read_text(encoding="utf-8").splitlines()]
+    questions = read_questions()
     scores = asyncio.run(measure(questions))
     kinds = sorted({one.kind for one in questions})
     best = max(mean(scores[0.0]), mean(scores[1.0]))

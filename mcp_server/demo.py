@@ -30,7 +30,8 @@ KEPT = {"TAVILY_API_KEY", "TAVILY_BASE_URL"}
 console = Console(highlight=False, soft_wrap=True)
 
 
-def _environment(home: Path) -> dict[str, str]:
+def embedded_environment(home: Path) -> dict[str, str]:
+    """What a process that is to use the embedded stack of `home`, and nothing remote, is started with."""
     ours = {name.upper() for name in Settings.model_fields} - KEPT
     kept = {
         name: value
@@ -173,7 +174,7 @@ async def demo() -> int:
     """Run the demo in a temporary data folder; 0 once everything has been shown and every process has ended."""
     with tempfile.TemporaryDirectory(prefix="durable-context-demo-", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
-        environment = _environment(home)
+        environment = embedded_environment(home)
         console.print(f"data folder: {home}")
         try:
             async with leased(home, ["temporal", "models"]) as addresses:
