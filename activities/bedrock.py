@@ -295,19 +295,12 @@ class BedrockActivities:
     """
     Args:
         embeddings: What embeds.
-        text: What writes.
     """
 
-    def __init__(self, embeddings: BedrockEmbeddings, text: BedrockText) -> None:
+    def __init__(self, embeddings: BedrockEmbeddings) -> None:
         self._embeddings = embeddings
-        self._text = text
 
     @activity.defn
     async def embed(self, params: EmbedParams) -> Embeddings:
         """Vectors of some texts, in order."""
         return Embeddings(vectors=await self._embeddings.embed(params.texts, params.side))
-
-    @activity.defn
-    async def generate(self, params: GenerateParams) -> Generated:
-        """A text model's answer to a prompt."""
-        return await self._text.generate(params)

@@ -214,9 +214,46 @@ class MessageKey(Model):
     message_id: str
 
 
+class ConversationKey(Model):
+    """Names one conversation."""
+
+    user_id: str
+    conversation_id: str
+
+
 class StoredMessage(MessageKey):
     conversation_id: str
     significant: bool = Field(description="Whether it may be worth a long-term memory.")
+
+
+class ConversationMessage(ContextMessage):
+    message_id: str
+
+
+class Summary(Model):
+    """What was said in a conversation, as far as it has been summarised; every conversation has one at most."""
+
+    user_id: str
+    conversation_id: str
+    summary_id: str = Field(description="Marks the messages that it covers; new where a summary is begun anew.")
+    text: str
+    model_id: str = Field(description="Which model wrote it last.")
+    messages: int = Field(ge=1, description="How many messages it covers.")
+    first_at: AwareDatetime = Field(description="When the earliest of them was said.")
+    last_at: AwareDatetime = Field(description="When the latest of them was said.")
+    updated_at: AwareDatetime
+
+
+class RecallSummariesParams(Model):
+    user_id: str
+    conversation_ids: list[str] = Field(description="Those that matter most first.")
+
+
+class RecalledSummaries(Model):
+    text: str = Field(
+        description="The summaries, each headed by its conversation and dates; empty where there is none."
+    )
+    model: str | None = Field(description="Which models wrote them; null where there is none.")
 
 
 class RelatedMessage(Model):
@@ -287,8 +324,11 @@ class Recollection(Model):
 
 class RetrieveMemoryResult(Model):
     related_conversation: list[RelatedMessage] = Field(description="Best first, each with its surroundings.")
-    conversation_summary: str = Field(description="Summary of the related conversation; empty where there is none.")
-    summary_model: str | None = Field(description="Which model wrote the summary; null where none did.")
+    conversation_summary: str = Field(
+        description="Summaries of the conversations that the best messages are from, each headed by its "
+        "conversation_id and dates; empty where there is none yet."
+    )
+    summary_model: str | None = Field(description="Which models wrote the summaries; null where there is none.")
     similar_memories: list[SimilarMemory] = Field(description="Long-term memories, best first.")
 
 
@@ -310,6 +350,7 @@ class UserMemoryParams(Model):
 
     user_id: str
     forming: list[str] = Field(default_factory=list, description="Ids of messages that may be worth a memory, in turn.")
+    summarising: list[str] = Field(default_factory=list, description="Ids of conversations with new messages.")
 
 
 # Semantic cache

@@ -134,6 +134,7 @@ def build_activities(settings: Settings, parts: Parts) -> list[object]:
     from activities.memory import MemoryActivities
     from activities.reembed import ReembedActivities
     from activities.search import SearchActivities
+    from activities.summaries import SummaryActivities
     from activities.web import WebActivities
 
     threshold = settings.cache_threshold
@@ -141,12 +142,13 @@ def build_activities(settings: Settings, parts: Parts) -> list[object]:
         threshold = default_threshold(parts.embeddings.model.model_id)
     key = settings.tavily_api_key
     return [
-        BedrockActivities(parts.embeddings, parts.text),
+        BedrockActivities(parts.embeddings),
         CacheActivities(parts.store, threshold),
         DocumentActivities(parts.store, parts.embeddings),
         MemoryActivities(parts.store, parts.text, settings.memory_budget),
         ReembedActivities(parts.store.unopened, parts.embeddings),
         SearchActivities(parts.store),
+        SummaryActivities(parts.store, parts.text),
         WebActivities(key.get_secret_value() if key else None, settings.tavily_base_url),
     ]
 

@@ -49,6 +49,7 @@ from activities.models import (
     CacheMatch,
     Chunk,
     ContextMessage,
+    ConversationMessage,
     DocumentQuery,
     EmbeddingModel,
     ExternalCollection,
@@ -63,8 +64,9 @@ from activities.models import (
     RelatedMessage,
     SearchHit,
     SimilarMemory,
+    Summary,
 )
-from activities.store import atlas_reembed
+from activities.store import atlas_reembed, atlas_summaries
 from activities.store.atlas_building import build, refuse, reports_of, searched_indexes
 from activities.store.atlas_errors import explain, unusable
 from activities.store.atlas_external import hits_of, misdeclared, query_of
@@ -745,6 +747,29 @@ class AtlasStore:
         except DuplicateKeyError:
             # Two that both found nothing to replace: the second time there is something.
             await self._db.collection(collection).update_one(where, change, upsert=True)
+
+    # Summaries
+
+    async def unsummarised(
+        self, user_id: str, conversation_id: str, limit: int
+    ) -> tuple[Summary | None, list[ConversationMessage]]:
+        _ = self._opened_with
+        async with self._db.explained():
+            return await atlas_summaries.unsummarised(self._db, user_id, conversation_id, limit)
+
+    async def put_summary(self, summary: Summary, covered: list[str]) -> bool:
+        _ = self._opened_with
+        return await atlas_summaries.put(self._db, summary, covered)
+
+    async def summaries(self, user_id: str, conversation_ids: list[str]) -> list[Summary]:
+        _ = self._opened_with
+        async with self._db.explained():
+            return await atlas_summaries.of(self._db, user_id, conversation_ids)
+
+    async def remove_summary(self, user_id: str, conversation_id: str) -> None:
+        _ = self._opened_with
+        async with self._db.explained():
+            await atlas_summaries.remove(self._db, user_id, conversation_id)
 
     # Memories
 

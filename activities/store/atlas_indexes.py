@@ -77,12 +77,14 @@ def vector_field(model: EmbeddingModel) -> str:
 def all_names(names: Mapping[str, str]) -> dict[str, str]:
     """What every collection of the store is called in the database, given the names of some that hold records.
 
-    Besides those: `sources` (which revision of each source is stored), `users` (how many memories each has formed, by
-    which transactions find out about each other) and `models` (which embedding model fills the collections).
+    Besides those: `sources` (which revision of each source is stored), `summaries` (of conversations), `users` (how
+    many memories each has formed, by which transactions find out about each other) and `models` (which embedding model
+    fills the collections).
     """
     chosen = {name: name for name in COLLECTIONS} | dict(names)
     return chosen | {
         "sources": f"{chosen['documents']}_sources",
+        "summaries": f"{chosen['conversations']}_summaries",
         "users": f"{chosen['memory_nodes']}_users",
         "models": "durable_context_models",
     }
@@ -135,7 +137,8 @@ REGULAR_INDEXES = [
     _regular("documents", "user_id", "collection", "source"),
     _regular("documents", "user_id", "collection", "-changed_at"),
     _regular("sources", "user_id", "collection", "source", unique=True),
-    _regular("conversations", "user_id", "conversation_id", "timestamp_us", "stored_at"),
+    # With which summary covers a message, so that those that none does are found without reading the others.
+    _regular("conversations", "user_id", "conversation_id", "timestamp_us", "stored_at", "summary_id"),
     _regular("conversations", "user_id", "-changed_at"),
     _regular("memory_nodes", "user_id", "importance"),
     _regular("memory_nodes", "user_id", "-changed_at"),

@@ -13,6 +13,7 @@ from activities.models import (
     CacheEntry,
     CacheMatch,
     Chunk,
+    ConversationMessage,
     DocumentQuery,
     EmbeddingModel,
     FormedMemory,
@@ -24,6 +25,7 @@ from activities.models import (
     RecordText,
     Reembedding,
     SearchHit,
+    Summary,
 )
 
 RRF_K = 60
@@ -134,6 +136,44 @@ class Store(Protocol):
 
     async def read_message(self, user_id: str, message_id: str) -> Message | None:
         """The user's message, or None where they have none of this id."""
+        ...
+
+    # Summaries
+    #
+    # A summary covers the messages that bear its `summary_id`, whatever their times and the order of storing.
+
+    async def unsummarised(
+        self, user_id: str, conversation_id: str, limit: int
+    ) -> tuple[Summary | None, list[ConversationMessage]]:
+        """A conversation's summary, and the earliest `limit` of its messages that it doesn't cover, in order of time.
+
+        Without a summary none is covered.
+        """
+        ...
+
+    async def put_summary(self, summary: Summary, covered: list[str]) -> bool:
+        """Store a summary that also covers some messages, which earlier ones don't; all of it or nothing.
+
+        Args:
+            summary: Its `messages` counts those of the summary that it was made from, if any, and `covered`.
+            covered: Ids of messages of the conversation.
+
+        Returns:
+            False where it was stored nowhere: the summary that it was made from isn't there any more as it was, or one
+            of the messages has gone or is covered already.
+        """
+        ...
+
+    async def summaries(self, user_id: str, conversation_ids: list[str]) -> list[Summary]:
+        """The summaries of a user's conversations, in the order given; those without one are left out."""
+        ...
+
+    async def remove_summary(self, user_id: str, conversation_id: str) -> None:
+        """Remove a conversation's summary, so that the next is made from all the messages that are left.
+
+        To be called once messages that it covers have been removed, or in one transaction with that: no summary made
+        from them can be stored afterwards.
+        """
         ...
 
     # Memories

@@ -19,6 +19,7 @@ from activities.models import (
     CacheMatch,
     Chunk,
     ContextMessage,
+    ConversationMessage,
     DocumentQuery,
     EmbeddingModel,
     FormedMemory,
@@ -32,8 +33,9 @@ from activities.models import (
     RelatedMessage,
     SearchHit,
     SimilarMemory,
+    Summary,
 )
-from activities.store import sqlite_reembed
+from activities.store import sqlite_reembed, sqlite_summaries
 from activities.store.base import ACCESSES_KEPT, NEIGHBOURS, check_chunks, metadata_json, mismatch, unknown_collection
 from activities.store.filters import parse_filter
 from activities.store.likeness import numbers_in
@@ -189,6 +191,22 @@ class SqliteStore:
             return None
 
         return await self._read(work)
+
+    # Summaries
+
+    async def unsummarised(
+        self, user_id: str, conversation_id: str, limit: int
+    ) -> tuple[Summary | None, list[ConversationMessage]]:
+        return await self._read(lambda db: sqlite_summaries.unsummarised(db, user_id, conversation_id, limit))
+
+    async def put_summary(self, summary: Summary, covered: list[str]) -> bool:
+        return await self._write(lambda db: sqlite_summaries.put(db, summary, covered))
+
+    async def summaries(self, user_id: str, conversation_ids: list[str]) -> list[Summary]:
+        return await self._read(lambda db: sqlite_summaries.of(db, user_id, conversation_ids))
+
+    async def remove_summary(self, user_id: str, conversation_id: str) -> None:
+        await self._write(lambda db: sqlite_summaries.remove(db, user_id, conversation_id))
 
     # Memories
 

@@ -6,7 +6,7 @@ from activities.errors import failure
 from activities.models import EMBEDDED, EmbeddingModel
 from activities.store.base import mismatch
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # vec0 allocates a whole chunk for each partition, so a user with one vector pays for this many. Smaller chunks didn't
 # search slower in measurements down to 16; at 384 dimensions 32 costs a new user 50 KB in each table, 256 costs 400 KB.
@@ -81,6 +81,17 @@ end;
     for name, event in (("removed", "delete"), ("changed", f"update of id, {embedded.field}"))
 )
 
+# Messages that were there before are covered by no summary: each is with its conversation's next message.
+_SUMMARIES = """
+alter table conversations add column summary_id text;
+create index conversations_summary on conversations(user_id, conversation_id, summary_id);
+create table summaries(
+    id integer primary key, user_id text not null, conversation_id text not null, summary_id text not null,
+    text text not null, model_id text not null, messages integer not null, first_at integer not null,
+    last_at integer not null, updated_at integer not null, unique(user_id, conversation_id)
+);
+"""
+
 
 def upgrade(db: apsw.Connection) -> None:
     """Create what is missing.
@@ -99,6 +110,8 @@ def upgrade(db: apsw.Connection) -> None:
         db.execute(_SCHEMA)
     if version < 2:
         db.execute(_REEMBEDDING)
+    if version < 3:
+        db.execute(_SUMMARIES)
     if version < SCHEMA_VERSION:
         db.pragma("user_version", SCHEMA_VERSION)
 

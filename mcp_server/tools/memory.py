@@ -20,8 +20,8 @@ STORE_MEMORY = """Remember one message of a conversation, word for word.
 Call it once for each message of the user (message_type human) and once for each answer of yours (ai). What the user
 says that is worth keeping becomes a long-term memory in the background. The message is stored before this returns."""
 
-RETRIEVE_MEMORY = """Recall what earlier conversations said that bears on a text: messages with their surroundings, a
-summary of them, and long-term memories.
+RETRIEVE_MEMORY = """Recall what earlier conversations said that bears on a text: messages with their surroundings,
+summaries of their conversations, and long-term memories.
 Call it before answering whenever the user may have told you something relevant before: preferences, facts about them,
 decisions, plans, earlier answers."""
 

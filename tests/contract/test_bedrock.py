@@ -120,9 +120,7 @@ def generate(prompt: str, max_tokens: int = 200) -> GenerateParams:
 
 
 async def test_vectors_keep_order_and_mean_something(url: str) -> None:
-    activities_ = BedrockActivities(
-        BedrockEmbeddings(EMBEDDING_MODEL, None, None, url), BedrockText(TEXT_MODEL, None, url)
-    )
+    activities_ = BedrockActivities(BedrockEmbeddings(EMBEDDING_MODEL, None, None, url))
     passages = ["The cat sleeps on the sofa.", "Interest rates rose in May.", *(f"Number {n}." for n in range(18))]
     stored = (await activities_.embed(EmbedParams(texts=passages))).vectors
     (query,) = (await activities_.embed(EmbedParams(texts=["Where is the cat?"], side="query"))).vectors

@@ -221,6 +221,7 @@ async def test_doctor_says_what_to_fix(home: Path, stack: Addresses, setting: st
         ("DB_NAME", "my.database"),
         ("DOCUMENTS_COLLECTION", "$cmd"),
         ("CACHE_COLLECTION", "documents_sources"),
+        ("CACHE_COLLECTION", "conversations_summaries"),
         ("EXTERNAL_COLLECTIONS", '[{"name": "hunter2"}]'),
         ("EXTERNAL_COLLECTIONS", "travel_agency.hunter2"),
         ("LOG_LEVEL", "LOUD"),

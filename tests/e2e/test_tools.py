@@ -69,7 +69,9 @@ async def test_store_memory_runs_one_workflow(client: Client, temporal: Temporal
     assert stored == {"message_id": workflow_id(result), "memory_forming": False}
 
 
-async def test_retrieve_memory_finds_a_message_by_meaning_with_its_surroundings(client: Client, user: str) -> None:
+async def test_retrieve_memory_finds_a_message_by_meaning_with_its_surroundings(
+    client: Client, temporal: TemporalClient, user: str
+) -> None:
     for minute, (kind, text) in enumerate(
         [
             ("human", "Good morning!"),
@@ -80,6 +82,7 @@ async def test_retrieve_memory_finds_a_message_by_meaning_with_its_surroundings(
         ]
     ):
         await remember(client, user, text, message_type=kind, timestamp=f"2026-05-03T09:0{minute}:00Z")
+    await settled(temporal, user)
 
     found = content(
         await client.call_tool(
@@ -98,7 +101,9 @@ async def test_retrieve_memory_finds_a_message_by_meaning_with_its_surroundings(
         "And I must renew my passport.",
     ]
     assert len(found["related_conversation"]) == 2
-    assert found["conversation_summary"]
+    head, *lines = found["conversation_summary"].splitlines()
+    assert head == "Conversation c1 (2026-05-03):"
+    assert "2026-05-03 human: I need to find a birthday present for my nephew, who collects beetles." in lines
     assert found["summary_model"] == "local.extractive"
 
 

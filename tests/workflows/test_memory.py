@@ -26,6 +26,8 @@ from activities.models import (
 )
 from activities.store.base import OpenedStore
 from activities.store.sqlite import SqliteStore
+from activities.summaries import SummaryActivities
+from mcp_server.local.stack import Addresses
 from workflows.worker import build_worker
 
 EAST = pack_vector([1, 0, 0])
@@ -49,10 +51,13 @@ async def store(tmp_path: Path) -> AsyncIterator[OpenedStore]:
 
 
 @pytest.fixture
-async def activities(temporal: Client, store: OpenedStore, user: str) -> AsyncIterator[MemoryActivities]:
-    """The activities, for a worker on a task queue of the user's own."""
-    activities = Judging(store, BedrockText("local.extractive", None, "http://127.0.0.1:1"), budget=1000)
-    async with build_worker(temporal, user, [activities]):
+async def activities(
+    temporal: Client, stack: Addresses, store: OpenedStore, user: str
+) -> AsyncIterator[MemoryActivities]:
+    """The activities, which a worker on a task queue of the user's own runs."""
+    text = BedrockText("local.extractive", None, stack.models)
+    activities = Judging(store, text, budget=1000)
+    async with build_worker(temporal, user, [activities, SummaryActivities(store, text)]):
         yield activities
 
 
@@ -100,6 +105,8 @@ async def test_a_message_that_fails_or_is_gone_does_not_keep_the_others_waiting(
     await settled(temporal, user)
 
     assert await sources(store, user) == [["m1"]]
+    [summary] = await (await store()).summaries(user, ["c"])
+    assert summary.messages == 1
 
 
 async def test_nothing_is_lost_where_it_continues_as_new_while_messages_come(
@@ -122,6 +129,8 @@ async def test_nothing_is_lost_where_it_continues_as_new_while_messages_come(
 
     assert await sources(store, user) == sorted([message.message_id] for message in messages)
     assert continued
+    [summary] = await (await store()).summaries(user, ["c"])
+    assert summary.messages == len(messages)
 
 
 async def test_users_and_deployments_have_a_workflow_each() -> None:
