@@ -12,7 +12,7 @@ from mcp import Client
 from temporalio.client import Client as TemporalClient
 from temporalio.exceptions import ApplicationError
 
-from activities.models import DEFAULT_COLLECTION
+from activities.models import DEFAULT_COLLECTION, Summary
 from activities.store.atlas import AtlasStore
 from mcp_server.local.stack import Addresses
 from tests.atlas.running import stand_in
@@ -63,6 +63,22 @@ async def reinforce_memory(store: AtlasStore, user: str) -> None:
     assert (await store.form_memory(node, 0.9)).reinforced
 
 
+async def put_summary(store: AtlasStore, user: str) -> None:
+    summary = Summary(
+        user_id=user,
+        conversation_id="c",
+        summary_id="s",
+        text="Somebody spoke.",
+        model_id="m",
+        messages=1,
+        first_at=NOON,
+        last_at=NOON,
+        updated_at=NOON,
+    )
+    # Stored already, it isn't stored again.
+    await store.put_summary(summary, [f"{user}-said"])
+
+
 async def recall(store: AtlasStore, user: str) -> None:
     recalled = await store.recall(retrieval("Keep this.", user_id=user, retrieval_id=f"{user}-retrieval"))
     assert [one.access_count for one in recalled.similar_memories] == [1]
@@ -74,7 +90,7 @@ async def put_cache_entry(store: AtlasStore, user: str) -> None:
 
 WORKS: dict[str, Work] = {
     work.__name__: work
-    for work in (put_message, replace_source, form_memory, reinforce_memory, recall, put_cache_entry)
+    for work in (put_message, replace_source, put_summary, form_memory, reinforce_memory, recall, put_cache_entry)
 }
 
 
@@ -84,7 +100,8 @@ def held(server: Server, user: str) -> dict[str, list[tuple[Any, ...]]]:
     mine = {"user_id": user}
     revisions = {one["source"]: one["revision"] for one in database["documents_sources"].find(mine)}
     return {
-        "messages": sorted((one["text"],) for one in database["conversations"].find(mine)),
+        "messages": sorted((one["text"], one.get("summary_id", "")) for one in database["conversations"].find(mine)),
+        "summaries": [(one["text"], one["messages"]) for one in database["conversations_summaries"].find(mine)],
         "sources": sorted((one["source"], one["chunks"]) for one in database["documents_sources"].find(mine)),
         "chunks": sorted(
             (one["text"], one["revision"] == revisions[one["source"]]) for one in database["documents"].find(mine)
@@ -206,7 +223,7 @@ async def test_a_connection_cut_in_mid_write_loses_and_doubles_nothing(
 
 
 @pytest.mark.parametrize("moment", ["asked", "done"])
-@pytest.mark.parametrize("name", ["replace_source", "form_memory", "reinforce_memory"])
+@pytest.mark.parametrize("name", ["replace_source", "put_summary", "form_memory", "reinforce_memory"])
 async def test_a_connection_cut_at_the_commit_loses_and_doubles_nothing(
     store: AtlasStore, server: Server, wire: Wire, user: str, name: str, moment: Moment
 ) -> None:

@@ -53,6 +53,9 @@ async def record() -> None:
                     result = await client.call_tool(tool, arguments)
                     assert result.meta is not None
                     await write(temporal, name, result.meta["durable-context/workflow_id"])
+                remembering = temporal.get_workflow_handle(memory_workflow_id("durable-context", "default"))
+                await remembering.result()
+                await write(temporal, "UserMemoryWorkflow", remembering.id)
             assert addresses.temporal is not None
             settings = bedrock.settings | {"TEMPORAL_ADDRESS": addresses.temporal}
             bedrock.failures = [(429, "ThrottlingException", "slow down")] * 4
@@ -61,9 +64,6 @@ async def record() -> None:
                 result = await client.call_tool(tool, arguments)
                 assert result.meta is not None
                 await write(temporal, "MemoryStorageWorkflow.throttled", result.meta["durable-context/workflow_id"])
-            remembering = temporal.get_workflow_handle(memory_workflow_id("durable-context", "default"))
-            await remembering.result()
-            await write(temporal, "UserMemoryWorkflow", remembering.id)
             await run(home, "reembed", **settings)
             commands = "WorkflowType IN ('DataIngestionWorkflow', 'ReembeddingWorkflow')"
             async for execution in temporal.list_workflows(commands):
