@@ -1,5 +1,11 @@
-"""A Bedrock endpoint of the tests' own: on the wire it is Amazon Titan Text Embeddings v2, and it fails on demand."""
+"""A Bedrock endpoint of the tests' own, which fails or waits on demand.
 
+On the wire it is Amazon Titan Text Embeddings v2, and a text model that finds every message important.
+"""
+
+import asyncio
+import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +31,8 @@ class Endpoint:
         embedded: The texts that were embedded, in order.
         failures: (status, error name, message) of the next requests; the last one stays where `for_ever`.
         refused: How many requests were answered with a failure.
+        asked: The prompts that the text model was given, in order.
+        answers: Whether it answers now; otherwise it takes its time.
     """
 
     url: str = ""
@@ -32,6 +40,8 @@ class Endpoint:
     failures: list[tuple[int, str, str]] = field(default_factory=list)
     for_ever: bool = False
     refused: int = 0
+    asked: list[str] = field(default_factory=list)
+    answers: threading.Event = field(default_factory=threading.Event)
 
     @property
     def settings(self) -> dict[str, str]:
@@ -56,11 +66,34 @@ class Endpoint:
         self.embedded.append(body["inputText"])
         return JSONResponse({"embedding": [float(value) for value in vector], "inputTextTokenCount": 1})
 
+    async def converse(self, request: Request) -> Response:
+        [message] = (await request.json())["messages"]
+        prompt = message["content"][0]["text"]
+        self.asked.append(prompt)
+        while not self.answers.is_set():
+            await asyncio.sleep(0.01)
+        summary = "They live somewhere."
+        text = summary if "<material>" in prompt else json.dumps({"importance": 0.9, "summary": summary})
+        return JSONResponse(
+            {
+                "output": {"message": {"role": "assistant", "content": [{"text": text}]}},
+                "stopReason": "end_turn",
+                "usage": {"inputTokens": 1, "outputTokens": 1, "totalTokens": 2},
+                "metrics": {"latencyMs": 1},
+            }
+        )
+
 
 @contextmanager
 def serve_endpoint() -> Iterator[Endpoint]:
     """The endpoint on a loopback port."""
     endpoint = Endpoint()
-    app = Starlette(routes=[Route("/model/{model}/invoke", endpoint.invoke, methods=["POST"])])
+    endpoint.answers.set()
+    app = Starlette(
+        routes=[
+            Route("/model/{model}/invoke", endpoint.invoke, methods=["POST"]),
+            Route("/model/{model}/converse", endpoint.converse, methods=["POST"]),
+        ]
+    )
     with served(app) as endpoint.url:
         yield endpoint

@@ -11,6 +11,7 @@ import pytest
 from mcp import Client
 from temporalio.client import Client as TemporalClient
 
+from activities.memory import memory_workflow_id
 from mcp_server.local.stack import Addresses
 from tests.conftest import command, content, environment, error, message, serve, workflow_id
 from tests.e2e.test_stdio import INITIALIZE, INITIALIZED, ask, gone, raw, request, stack_gone
@@ -208,6 +209,47 @@ async def test_a_worker_killed_between_the_embedding_and_the_write_stores_once(
                 process.terminate()
                 await process.wait()
     await gone(first.pid)
+
+
+async def test_a_worker_killed_while_memories_form_loses_and_doubles_none(
+    temporal: TemporalClient, bedrock: Endpoint, shared: dict[str, str], tmp_path: Path, user: str
+) -> None:
+    """The store is locked so that the first memory is still being written when the worker is killed."""
+    settings = shared | bedrock.settings | {"LLM_MODEL_ID": "us.amazon.nova-lite-v1:0"}
+    remembering = temporal.get_workflow_handle(memory_workflow_id(user, "default"))
+    bedrock.answers.clear()
+    first = await asyncio.create_subprocess_exec(*command("worker"), env=environment(tmp_path, **settings))
+    second = None
+    try:
+        async with serve(tmp_path, "--no-worker", **settings) as client:
+            for number in range(3):
+                text = f"Please remember that I live at number {number}."
+                content(await client.call_tool("store_memory", PLEASE_KEEP | {"text": text}))
+            async with asyncio.timeout(30):
+                while not bedrock.asked:
+                    await asyncio.sleep(0.01)
+                async with locked(tmp_path):
+                    bedrock.answers.set()
+                    while (await remembering.describe()).raw_description.pending_activities:
+                        await asyncio.sleep(0.01)
+                    first.kill()
+                    await first.wait()
+            second = await asyncio.create_subprocess_exec(*command("worker"), env=environment(tmp_path, **settings))
+            await remembering.result()
+
+            found = content(await client.call_tool("retrieve_memory", {"text": "Where do I live?"}))
+    finally:
+        for process in (first, second):
+            if process is not None and process.returncode is None:
+                process.terminate()
+                await process.wait()
+    messages = [item["message_id"] for item in found["related_conversation"]]
+    assert len(messages) == 3
+    assert sorted(memory["source_messages"] for memory in found["similar_memories"]) == [
+        [one] for one in sorted(messages)
+    ]
+    assert "They live somewhere." in found["conversation_summary"]
+    assert found["summary_model"] == "us.amazon.nova-lite-v1:0"
 
 
 def count_messages(home: Path) -> int:
