@@ -291,15 +291,89 @@ class FormedMemory(Model):
     reinforced: bool = Field(description="True where a near-duplicate was strengthened instead of a new one made.")
 
 
-class SimilarMemory(Model):
+class MemoryChild(Model):
+    """A memory that is consolidated with others under a parent."""
+
     memory_id: str
     content: str = Field(description="What was said.")
+    created_at: AwareDatetime
+
+
+class Memory(Model):
+    """A long-term memory as a caller sees it: one that stands alone, or a parent with its children."""
+
+    memory_id: str
+    content: str = Field(description="What was said; of a parent, what was said in its children, newest first.")
     summary: str
     importance: float = Field(description="From 0 to 1.")
+    strength: float = Field(description="From 0 to 1: fades with time and grows with use.")
     access_count: int = Field(description="How often it was retrieved or said again.")
-    similarity: float = Field(description="Cosine similarity to the query.")
-    created_at: AwareDatetime
-    source_messages: list[str]
+    created_at: AwareDatetime = Field(description="When it was said; of a parent, when its newest child was.")
+    last_accessed_at: AwareDatetime = Field(description="When it was last retrieved or said.")
+    pinned: bool = Field(description="Whether it is kept whatever the budget.")
+    level: int = Field(description="0 for what was said, 1 for a parent of several.")
+    children: list[MemoryChild] = Field(description="A parent's, newest first: where they disagree, the first holds.")
+    source_messages: list[str] = Field(description="Ids of the messages it was formed from.")
+
+
+class SimilarMemory(Memory):
+    """A memory that bears on a text."""
+
+    similarity: float = Field(description="Cosine similarity to the query; of a parent, the best of its children's.")
+    score: float = Field(description="From 0 to 1: similarity, and a little of importance, recency and strength.")
+
+
+class MemoryGroup(Model):
+    """Memories to be consolidated under one parent, and what is to be seen of them there."""
+
+    memory_id: str = Field(description="Id of the parent.")
+    user_id: str
+    content: str
+    children: list[MemoryChild] = Field(description="Newest first; those that the parent has already included.")
+
+
+class MemoryParent(MemoryGroup):
+    """The same with what was made of it."""
+
+    summary: str
+    embedding: bytes = Field(description="Of the content.")
+
+
+class MemoryKey(Model):
+    """Which memory of which user."""
+
+    user_id: str
+    memory_id: str
+
+
+MemoryOrder = Literal["newest", "strongest"]
+
+
+class ListMemoriesParams(Model):
+    user_id: str
+    limit: int = 20
+    order: MemoryOrder = "newest"
+    pinned: bool = False
+    cursor: str | None = None
+
+
+class MemoryPage(Model):
+    memories: list[Memory]
+    next_cursor: str | None = Field(default=None, description="Give it as cursor to go on; null where this is the end.")
+
+
+class PinMemoryParams(MemoryKey):
+    pinned: bool
+
+
+class PinMemoryResult(Model):
+    memory_id: str
+    pinned: bool = Field(description="Whether it is kept whatever the budget.")
+
+
+class SplitMemoryResult(Model):
+    memory_id: str = Field(description="Id of the parent that is gone.")
+    children: list[str] = Field(description="Ids of the memories that stand alone again, newest first.")
 
 
 class RetrieveMemoryParams(Model):
@@ -313,6 +387,7 @@ class MemoryQuery(RetrieveMemoryParams):
 
     embedding: bytes
     retrieval_id: str = Field(description="Id of the workflow: a repeated activity counts as one access.")
+    now: AwareDatetime = Field(description="As of when memories are weighed, and when they count as accessed.")
 
 
 class Recollection(Model):

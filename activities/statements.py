@@ -59,6 +59,8 @@ _PERSONS = {
 _NOMINATIVES = _words("i we you he she they")
 _OBJECTIVES = {"me": "I", "us": "we", "him": "he", "them": "they"}
 _POSSESSIVES = _words("my our your his her their")
+_NAMESAKES = _words("May Will US IT")
+"""What only looks like a function word."""
 _OWNERS = _words("mine yours ours theirs hers")
 _NEGATIONS = _words("not no never nor none nobody nothing neither cannot hardly")
 _TENSES = _words("was were had did will would could should might may must can used shall")
@@ -111,6 +113,18 @@ _BEINGS = frozenset(
         "neighbor nephew niece parent partner people puppy roommate sister son teacher team teammate uncle wife"
     )
 )
+
+_COMMON_VERBS = frozenset(
+    stem(verb) for verb in _in_order("enjoy feel get go hate know like love make need plan prefer say take think want")
+)
+_FAMILIES = [
+    frozenset(stem(word) for word in _in_order(family))
+    for family in (
+        "live move relocate reside settle residence",
+        "work job quit employed hired fired retired profession career",
+        "married engaged divorced single dating widowed separated",
+    )
+]
 
 
 @dataclass(frozen=True)
@@ -185,9 +199,13 @@ def read(text: str) -> Statement:
         if lower in _NEGATIONS:
             negated = True
             continue
-        if lower in _TENSES:
+        if lower in _TENSES and base not in _NAMESAKES:
             tenses.add(lower)
-        if lower in _FUNCTION and (lower not in _OWNERS or (words and words[-1].text == "of")):
+        if (
+            lower in _FUNCTION
+            and base not in _NAMESAKES
+            and (lower not in _OWNERS or (words and words[-1].text == "of"))
+        ):
             words.append(_Word(lower, person=_PERSONS.get(lower, "")))
             continue
         starts = not words or body[: found.start()].rstrip().endswith((".", "!", "?", ":"))
@@ -303,6 +321,31 @@ def _is_about(short: Statement, long: Statement, window: range) -> bool:
         return mine is None or not others
     # "I live in Lisbon with Ines" isn't about Ines.
     return not others and first.content not in _BEINGS and first.content not in short.names | long.names
+
+
+def same_topic(left: str, right: str) -> bool:
+    """Whether one text may be what has become of what the other says. Symmetric; wider than `same_matter`.
+
+    They may not be about two people, and have in common half of the shorter one's content words, or a word about where
+    somebody lives, what they do for a living or whom they love: what changes there is often said in other words.
+    """
+    one, other = read(left), read(right)
+    if not (one.comparable and other.comparable) or (about := _about(one)) != _about(other):
+        return False
+    mine, theirs = set(one.contents) - _COMMON_VERBS, set(other.contents) - _COMMON_VERBS
+    if about is not None and any(mine & family and theirs & family for family in _FAMILIES):
+        return True
+    return len(mine & theirs) * 2 >= max(1, min(len(mine), len(theirs)))
+
+
+def _about(statement: Statement) -> str | None:
+    """Whom a statement is about: the first pronoun or being that could be its subject."""
+    for at, word in enumerate(statement.words):
+        if word.text in _NOMINATIVES:
+            return word.person
+        if word.content and (word.content in _BEINGS or word.name):
+            return word.content if _is_somebody(statement, at) else None
+    return None
 
 
 def _subject(statement: Statement) -> str | None:

@@ -14,13 +14,20 @@ with workflow.unsafe.imports_passed_through():
         ConversationKey,
         EmbedParams,
         FormMemoryParams,
+        ListMemoriesParams,
+        MemoryKey,
+        MemoryPage,
+        MemoryParent,
         MemoryQuery,
         Message,
         MessageKey,
+        PinMemoryParams,
+        PinMemoryResult,
         RecalledSummaries,
         RecallSummariesParams,
         RetrieveMemoryParams,
         RetrieveMemoryResult,
+        SplitMemoryResult,
         StoredMessage,
         StoreMemoryParams,
         StoreMemoryResult,
@@ -28,6 +35,9 @@ with workflow.unsafe.imports_passed_through():
     )
     from activities.summaries import SummaryActivities
     from workflows.steps import DURABLY, READ_GIVE_UP, WRITE_GIVE_UP, step
+
+REGROUPINGS = 3
+"""How often a group is planned anew whose memories have changed meanwhile."""
 
 
 @workflow.defn
@@ -107,8 +117,33 @@ class UserMemoryWorkflow:
         if assessment is None or assessment.importance < SIGNIFICANCE:
             return
         formed = await step(MemoryActivities.form_memory, FormMemoryParams(**key.model_dump(), assessment=assessment))
-        if formed is not None:
+        if formed is not None and formed.memory_id is not None:
+            await self._consolidate(formed.memory_id)
             await step(MemoryActivities.prune_memories, self._user_id)
+
+    async def _consolidate(self, memory_id: str) -> None:
+        """Put a memory under one parent with those that are about the same matter, if there are any.
+
+        Each step may be repeated: a parent's id derives from its children's, and it is stored only while they are as
+        they were when it was planned.
+        """
+        key = MemoryKey(user_id=self._user_id, memory_id=memory_id)
+        for _ in range(REGROUPINGS):
+            group = await step(MemoryActivities.plan_group, key)
+            if group is None:
+                return
+            summary = await workflow.execute_activity_method(
+                MemoryActivities.summarise_group,
+                group,
+                start_to_close_timeout=timedelta(minutes=2),
+                schedule_to_close_timeout=WRITE_GIVE_UP,
+                retry_policy=DURABLY,
+            )
+            side = EMBEDDED["memory_nodes"].side
+            embedded = await step(BedrockActivities.embed, EmbedParams(texts=[group.content], side=side))
+            parent = MemoryParent(**group.model_dump(), summary=summary, embedding=embedded.vectors[0])
+            if await step(MemoryActivities.put_parent, parent):
+                return
 
     async def _summarise(self, conversation_id: str) -> None:
         """Bring a conversation's summary up to date, or a step nearer to that."""
@@ -131,7 +166,10 @@ class MemoryRetrievalWorkflow:
             BedrockActivities.embed, EmbedParams(texts=[params.text], side="query"), give_up=READ_GIVE_UP
         )
         query = MemoryQuery(
-            **params.model_dump(), embedding=embedded.vectors[0], retrieval_id=workflow.info().workflow_id
+            **params.model_dump(),
+            embedding=embedded.vectors[0],
+            retrieval_id=workflow.info().workflow_id,
+            now=workflow.now(),
         )
         recollection = await step(MemoryActivities.recall, query, give_up=READ_GIVE_UP)
         conversations = list(dict.fromkeys(message.conversation_id for message in recollection.related_conversation))
@@ -145,3 +183,24 @@ class MemoryRetrievalWorkflow:
             summary_model=summaries.model,
             similar_memories=recollection.similar_memories,
         )
+
+
+@workflow.defn
+class MemoryListWorkflow:
+    @workflow.run
+    async def run(self, params: ListMemoriesParams) -> MemoryPage:
+        return await step(MemoryActivities.list_memories, params, give_up=READ_GIVE_UP)
+
+
+@workflow.defn
+class MemoryPinWorkflow:
+    @workflow.run
+    async def run(self, params: PinMemoryParams) -> PinMemoryResult:
+        return await step(MemoryActivities.pin_memory, params)
+
+
+@workflow.defn
+class MemorySplitWorkflow:
+    @workflow.run
+    async def run(self, key: MemoryKey) -> SplitMemoryResult:
+        return await step(MemoryActivities.split_memory, key)

@@ -11,7 +11,14 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from workflows.cache import CacheStorageWorkflow, SemanticCacheCheckWorkflow
 from workflows.documents import DataIngestionWorkflow
-from workflows.memory import MemoryRetrievalWorkflow, MemoryStorageWorkflow, UserMemoryWorkflow
+from workflows.memory import (
+    MemoryListWorkflow,
+    MemoryPinWorkflow,
+    MemoryRetrievalWorkflow,
+    MemorySplitWorkflow,
+    MemoryStorageWorkflow,
+    UserMemoryWorkflow,
+)
 from workflows.reembed import ReembeddingWorkflow
 from workflows.search import HybridSearchWorkflow
 from workflows.web import WebSearchWorkflow
@@ -25,7 +32,10 @@ WORKFLOWS: list[type[Any]] = [
     CacheStorageWorkflow,
     DataIngestionWorkflow,
     HybridSearchWorkflow,
+    MemoryListWorkflow,
+    MemoryPinWorkflow,
     MemoryRetrievalWorkflow,
+    MemorySplitWorkflow,
     MemoryStorageWorkflow,
     ReembeddingWorkflow,
     SemanticCacheCheckWorkflow,

@@ -17,7 +17,6 @@ from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
-from weakref import WeakValueDictionary
 
 # motor's threads are what its connections are used from; it reads this when it is imported.
 os.environ.setdefault("MOTOR_MAX_WORKERS", "64")
@@ -42,6 +41,7 @@ from pymongo.errors import (
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
+from activities.consolidation import Said
 from activities.errors import failure
 from activities.models import (
     DEFAULT_COLLECTION,
@@ -54,7 +54,10 @@ from activities.models import (
     EmbeddingModel,
     ExternalCollection,
     FormedMemory,
+    ListMemoriesParams,
+    Memory,
     MemoryNode,
+    MemoryParent,
     MemoryQuery,
     Message,
     Recollection,
@@ -63,7 +66,6 @@ from activities.models import (
     Reembedding,
     RelatedMessage,
     SearchHit,
-    SimilarMemory,
     Summary,
 )
 from activities.store import atlas_reembed, atlas_summaries
@@ -80,11 +82,11 @@ from activities.store.atlas_indexes import (
     model_of,
     vector_field,
 )
+from activities.store.atlas_memory import AtlasMemories
 from activities.store.atlas_reembed import PASS_SECONDS, PROGRESS_SECONDS
 from activities.store.atlas_search import Document, Found, Query, Target, dot, key_of, mql
-from activities.store.base import ACCESSES_KEPT, NEIGHBOURS, check_chunks, metadata_json, mismatch, unknown_collection
+from activities.store.base import NEIGHBOURS, check_chunks, metadata_json, mismatch, unknown_collection
 from activities.store.filters import Condition, Node, parse_filter
-from activities.store.likeness import numbers_in
 from activities.store.times import micros, moment
 from activities.store.vectors import searchable
 
@@ -126,10 +128,6 @@ _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 class _ConflictError(Exception):
     """Two transactions met: this one is tried again."""
-
-
-class _StaleError(Exception):
-    """What a transaction was to act on has changed since it was read: it is read again."""
 
 
 def _digest(*parts: str) -> str:
@@ -364,7 +362,15 @@ class AtlasStore:
         self._model: EmbeddingModel | None = None
         self._last_moment = 0
         self._indexes_seen = 0.0
-        self._forming: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._memories = AtlasMemories(
+            self._db,
+            model=lambda: self._opened_with,
+            nearest=self._nearest_memories,
+            vector_of=self._vector_of,
+            vector_field=self._vector,
+            filled=lambda session: self._filled("memory_nodes", session),
+            still_filled=lambda before: self._still_filled("memory_nodes", before),
+        )
 
     # Connecting
 
@@ -776,140 +782,35 @@ class AtlasStore:
     async def form_memory(self, node: MemoryNode, threshold: float) -> FormedMemory:
         if not node.source_messages:
             raise failure("rejected", "a memory needs at least one source message")
-        vector, cosine = self._query_vector(node.embedding)
-        _ = self._opened_with
-        # Of the calls in this process one at a time: the others would only undo each other's work.
-        lock = self._forming.setdefault(node.user_id, asyncio.Lock())
-        async with lock:
-            deadline = time.monotonic() + CONFLICT_SECONDS
-            while True:
-                try:
-                    return await self._form_memory(node, threshold, vector, cosine)
-                except _StaleError:
-                    if time.monotonic() > deadline:
-                        raise failure(
-                            "unavailable", "others are forming memories of this user; the call is retried"
-                        ) from None
-                    await asyncio.sleep(random.uniform(0, 0.05))
+        return await self._memories.form(node, threshold)
 
-    async def _form_memory(
-        self, node: MemoryNode, threshold: float, vector: Binary | None, cosine: Callable[[Document], float | None]
-    ) -> FormedMemory:
-        """Look for the nearest memory, and store or reinforce unless somebody else did so meanwhile.
+    async def surroundings(self, user_id: str, memory_id: str) -> tuple[Said, list[Said]] | None:
+        return await self._memories.surroundings(user_id, memory_id)
 
-        Raises:
-            _StaleError: where somebody did.
-        """
-        memories, users = self._db.collection("memory_nodes"), self._db.collection("users")
-        content_hash = _digest(node.content)
-        async with self._db.explained():
-            head = await users.find_one({"_id": node.user_id})
-            sources = {"sources.message_id": {"$in": node.source_messages}}
-            formed: dict[str, tuple[str, bool]] = {
-                source["message_id"]: (one["_id"], source["reinforced"])
-                async for one in memories.find({"user_id": node.user_id, **sources}, {"sources": 1})
-                for source in one["sources"]
-            }
-            for message_id in node.source_messages:
-                if message_id in formed:
-                    return FormedMemory(memory_id=formed[message_id][0], reinforced=formed[message_id][1])
-            nearest = await self._nearest("memory_nodes", node.user_id, vector, cosine, 1)
-            # However many memories were formed since the index was brought up to date: the same words are found.
-            async for one in memories.find({"user_id": node.user_id, "content_hash": content_hash}).limit(1):
-                if (exact := cosine(one)) is not None:
-                    nearest = [(one, exact), *nearest]
-        same = [
-            one["_id"]
-            for one, similarity in nearest
-            if similarity >= threshold and numbers_in(one["content"]) == numbers_in(node.content)
-        ]
-        added = [
-            {"message_id": message_id, "reinforced": bool(same)} for message_id in dict.fromkeys(node.source_messages)
-        ]
+    async def put_parent(self, parent: MemoryParent) -> bool:
+        return await self._memories.put_parent(parent)
 
-        filled: Document = {}
+    async def split_memory(self, user_id: str, memory_id: str) -> list[str]:
+        return await self._memories.split(user_id, memory_id)
 
-        async def work(session: Session) -> FormedMemory:
-            filled.update(await self._filled("memory_nodes", session))
-            there = self._db.collection("conversations").find(
-                {"_id": {"$in": node.source_messages}, "user_id": node.user_id}, {"_id": 1}, session=session
-            )
-            if len(await there.to_list(None)) < len(added):
-                return FormedMemory(memory_id=None, reinforced=False)
-            try:
-                # Searches aren't part of transactions: this makes sure that nobody has formed a memory since, and none
-                # of the messages is being forgotten.
-                moved = await users.update_one(
-                    {"_id": node.user_id, "formed": head["formed"] if head else 0},
-                    {"$inc": {"formed": 1}},
-                    upsert=head is None,
-                    session=session,
-                )
-            except DuplicateKeyError:
-                raise _StaleError from None
-            if not moved.matched_count and moved.upserted_id is None:
-                raise _StaleError
-            if same:
-                reinforced = await memories.update_one(
-                    {"_id": same[0], "user_id": node.user_id},
-                    [
-                        {
-                            "$set": {
-                                "access_count": {"$add": ["$access_count", 1]},
-                                "importance": {
-                                    "$add": [
-                                        "$importance",
-                                        {"$multiply": [{"$subtract": [1, "$importance"]}, node.importance / 2]},
-                                    ]
-                                },
-                                "sources": {"$concatArrays": ["$sources", {"$literal": added}]},
-                            }
-                        }
-                    ],
-                    session=session,
-                )
-                if not reinforced.matched_count:
-                    raise _StaleError
-                return FormedMemory(memory_id=same[0], reinforced=True)
-            record = {
-                "_id": node.memory_id,
-                **node.model_dump(exclude={"memory_id", "embedding", "source_messages"}),
-                "created_at_us": micros(node.created_at),
-                "content_hash": content_hash,
-                "access_count": 0,
-                "accesses": [],
-                "sources": added,
-                **self._vector(node.embedding),
-                **filled,
-                "changed_at": datetime.now(UTC),
-            }
-            await memories.insert_one(record, session=session)
-            return FormedMemory(memory_id=node.memory_id, reinforced=False)
+    async def pin_memory(self, user_id: str, memory_id: str, pinned: bool) -> str:
+        return await self._memories.pin(user_id, memory_id, pinned)
 
-        result = await self._db.transact(work)
-        async with self._db.explained():
-            await self._still_filled("memory_nodes", filled)
-        return result
+    async def list_memories(self, params: ListMemoriesParams, now: datetime) -> tuple[list[Memory], list[str]]:
+        return await self._memories.listed(params, now)
 
-    async def prune_memories(self, user_id: str, budget: int) -> int:
-        _ = self._opened_with
-        memories = self._db.collection("memory_nodes")
-        strength = {"$multiply": ["$importance", {"$add": [1, {"$ln": {"$add": [1, "$access_count"]}}]}]}
-        async with self._db.explained():
-            if await memories.count_documents({"user_id": user_id}, limit=max(0, budget) + 1) <= max(0, budget):
-                return 0
-            weakest = memories.aggregate(
-                [
-                    {"$match": {"user_id": user_id}},
-                    {"$project": {"strength": strength, "created_at_us": 1}},
-                    {"$sort": {"strength": -1, "created_at_us": -1, "_id": -1}},
-                    {"$skip": max(0, budget)},
-                    {"$project": {"_id": 1}},
-                ]
-            )
-            ids = [one["_id"] async for one in weakest]
-            deleted = await memories.delete_many({"_id": {"$in": ids}, "user_id": user_id})
-        return deleted.deleted_count
+    async def prune_memories(self, user_id: str, budget: int, now: datetime) -> int:
+        return await self._memories.prune(user_id, budget, now)
+
+    async def _nearest_memories(self, user_id: str, embedding: bytes, limit: int) -> list[tuple[Document, float]]:
+        """A user's memories nearest to an embedding, with their exact cosines, best first."""
+        vector, cosine = self._query_vector(embedding)
+        return await self._nearest("memory_nodes", user_id, vector, cosine, limit)
+
+    def _vector_of(self, record: Document) -> bytes:
+        """The packed vector of a record; empty where none is indexed."""
+        vector = record.get(self._vector_field)
+        return b"" if vector is None else bytes(vector)[len(_FLOAT32) :]
 
     async def _nearest(
         self,
@@ -935,28 +836,15 @@ class AtlasStore:
             self._target("conversations", {"user_id": query.user_id}), query.text, vector, query.limit, 0.5
         )
         async with self._db.explained():
-            (ranked, found), nearest = await asyncio.gather(
+            (ranked, found), similar = await asyncio.gather(
                 self._search("conversations", conversations, cosine),
-                self._nearest("memory_nodes", query.user_id, vector, cosine, query.limit),
+                self._memories.similar(query),
             )
             messages = [(found.documents[message_id], score) for message_id, score in ranked]
-            related, counts = await asyncio.gather(
+            related, _ = await asyncio.gather(
                 self._all_with_neighbours(query.user_id, messages),
-                self._count_access(query.user_id, [one["_id"] for one, _ in nearest], query.retrieval_id),
+                self._memories.count_access(similar, query),
             )
-        similar = [
-            SimilarMemory(
-                memory_id=one["_id"],
-                content=one["content"],
-                summary=one["summary"],
-                importance=one["importance"],
-                access_count=counts.get(one["_id"], one["access_count"]),
-                similarity=similarity,
-                created_at=moment(one["created_at_us"]),
-                source_messages=[source["message_id"] for source in one["sources"]],
-            )
-            for one, similarity in nearest
-        ]
         return Recollection(related_conversation=related, similar_memories=similar)
 
     async def _all_with_neighbours(self, user_id: str, messages: list[tuple[Document, float]]) -> list[RelatedMessage]:
@@ -1017,21 +905,6 @@ class AtlasStore:
             for place, (message, score) in enumerate(messages)
         ]
 
-    async def _count_access(self, user_id: str, ids: list[str], retrieval_id: str) -> dict[str, int]:
-        """Count one access to each memory unless this retrieval is counted already; answer the counts."""
-        if not ids:
-            return {}
-        memories = self._db.collection("memory_nodes")
-        await memories.update_many(
-            {"_id": {"$in": ids}, "user_id": user_id, "accesses": {"$ne": retrieval_id}},
-            {
-                "$inc": {"access_count": 1},
-                "$push": {"accesses": {"$each": [retrieval_id], "$slice": -ACCESSES_KEPT}},
-            },
-        )
-        counted = memories.find({"_id": {"$in": ids}, "user_id": user_id}, {"access_count": 1})
-        return {one["_id"]: one["access_count"] async for one in counted}
-
     # Semantic cache
 
     async def put_cache_entry(self, entry: CacheEntry) -> None:
@@ -1086,8 +959,7 @@ class AtlasStore:
 
     def _embedding(self, found: Document) -> bytes:
         """A record's packed vector; of zeros where none is indexed."""
-        model, vector = self._opened_with, found.get(self._vector_field)
-        return bytes(4 * model.dimensions) if vector is None else bytes(vector)[len(_FLOAT32) :]
+        return self._vector_of(found) or bytes(4 * self._opened_with.dimensions)
 
     async def purge_expired(self, now: datetime) -> int:
         _ = self._opened_with

@@ -143,8 +143,16 @@ REGULAR_INDEXES = [
     _regular("memory_nodes", "user_id", "importance"),
     _regular("memory_nodes", "user_id", "-changed_at"),
     _regular("memory_nodes", "user_id", "content_hash"),
+    _regular("memory_nodes", "user_id", "parent"),
     # Formed twice from one message, a memory would count it twice.
-    _regular("memory_nodes", "user_id", "sources.message_id", unique=True),
+    _regular(
+        "memory_nodes",
+        "user_id",
+        "sources.message_id",
+        unique=True,
+        # A parent has none of its own.
+        partialFilterExpression={"sources.message_id": {"$exists": True}},
+    ),
     _regular("cache", "entry_id", unique=True),
     _regular("cache", "user_id", "-changed_at"),
     _regular("cache", "expires_at", expireAfterSeconds=0),
@@ -158,9 +166,8 @@ def compare_regular(index: Index, there: dict[str, Any] | None) -> IndexReport:
     if there is None:
         return IndexReport(index, "missing")
     wanted = index.definition
-    wrong = [
-        option for option in ("key", "expireAfterSeconds") if _plain(there.get(option)) != _plain(wanted.get(option))
-    ]
+    exact = ("key", "expireAfterSeconds", "partialFilterExpression")
+    wrong = [option for option in exact if _plain(there.get(option)) != _plain(wanted.get(option))]
     wrong += [option for option in ("unique", "sparse") if bool(there.get(option)) != bool(wanted.get(option))]
     if wrong:
         return IndexReport(index, "differs", f"in {', '.join(wrong)}")

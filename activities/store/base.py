@@ -8,6 +8,7 @@ from typing import Protocol
 
 from temporalio.exceptions import ApplicationError
 
+from activities.consolidation import Said
 from activities.errors import failure
 from activities.models import (
     CacheEntry,
@@ -17,7 +18,10 @@ from activities.models import (
     DocumentQuery,
     EmbeddingModel,
     FormedMemory,
+    ListMemoriesParams,
+    Memory,
     MemoryNode,
+    MemoryParent,
     MemoryQuery,
     Message,
     Recollection,
@@ -34,6 +38,10 @@ NEIGHBOURS = 2
 """Most messages on either side that a recalled one comes with."""
 ACCESSES_KEPT = 32
 """How many retrievals a memory remembers, so that one that runs again isn't counted twice."""
+NEAREST_SAID = 16
+"""How many of the memories nearest to a new one are looked at for one that says the same."""
+AROUND = 32
+"""How many of the memories nearest to one are looked at for those that belong with it."""
 
 
 def mismatch(collection: str, filled_by: EmbeddingModel, model: EmbeddingModel) -> ApplicationError:
@@ -60,6 +68,20 @@ def unknown_collection(collection: str, names: Sequence[str]) -> ApplicationErro
     """What a search of a collection that isn't one of the user's, which are `names`, fails with."""
     theirs = f"theirs are: {', '.join(names)}" if names else "they have none"
     return failure("rejected", f"collection '{collection}' doesn't exist for this user; {theirs}")
+
+
+def unknown_memory(memory_id: str) -> ApplicationError:
+    """What naming a memory that the user doesn't have fails with."""
+    return failure("rejected", f"memory_id: this user has no memory '{memory_id}'; list_memories gives their ids")
+
+
+def not_a_parent(memory_id: str) -> ApplicationError:
+    """What splitting a memory that has no children fails with."""
+    return failure(
+        "rejected",
+        f"memory_id: this user has no memory '{memory_id}' that others were consolidated into; give the id of one of "
+        "level 1",
+    )
 
 
 def check_chunks(user_id: str, collection: str, source: str, chunks: Sequence[Chunk]) -> None:
@@ -179,21 +201,66 @@ class Store(Protocol):
     # Memories
 
     async def form_memory(self, node: MemoryNode, threshold: float) -> FormedMemory:
-        """Store `node`, or reinforce the user's nearest memory where that says the same, atomically.
+        """Store `node`, or reinforce the user's nearest memory that says the same, atomically.
 
-        It does where its cosine reaches `threshold` and both contents have the same numbers: another date or amount is
-        another fact, however alike the sentences.
+        It does where its cosine reaches `threshold` and `same_statement` holds for both contents.
 
-        Reinforcement raises `access_count` by one and importance i to i + (1 − i) × node.importance / 2, and adds the
-        source messages. A node whose source message already formed or reinforced a memory changes nothing. Nor does one
-        with a source message that the user doesn't have: what was forgotten never comes back as a memory.
+        Reinforcement raises `access_count` by one and importance i to i + (1 − i) × node.importance / 2, makes
+        `last_accessed_at` that of the node where that is later, and adds the source messages; its parent counts as said
+        again too and is as important as any child. A node whose source message already formed or reinforced a memory
+        changes nothing. Nor does one with a source message that the user doesn't have: what was forgotten never comes
+        back as a memory.
         """
         ...
 
-    async def prune_memories(self, user_id: str, budget: int) -> int:
-        """Forget the user's weakest memories beyond `budget`; answer how many.
+    async def surroundings(self, user_id: str, memory_id: str) -> tuple[Said, list[Said]] | None:
+        """A memory of level 0, and those nearest to it, with all members of their groups; None where it isn't there."""
+        ...
 
-        Weakest: lowest importance × (1 + ln(1 + access_count)), then the oldest.
+    async def put_parent(self, parent: MemoryParent) -> bool:
+        """Store a parent over its children, or let it grow to them, atomically.
+
+        Its importance is that of its most important child; it was created when the newest was said. Uses of a child
+        before it joined count as uses of the parent.
+
+        Returns:
+            False where what it was planned from (`may_group`) has changed since, and nothing was stored. True where it
+            is as planned, be it already.
+        """
+        ...
+
+    async def split_memory(self, user_id: str, memory_id: str) -> list[str]:
+        """Remove a parent, so that its children stand alone again and never come together any more; answer their ids.
+
+        Raises:
+            ApplicationError: `rejected` where it is no parent of this user's and never was.
+        """
+        ...
+
+    async def pin_memory(self, user_id: str, memory_id: str, pinned: bool) -> str:
+        """Keep a memory whatever the budget, or don't any longer. A child is pinned with its parent.
+
+        Returns:
+            Id of what was pinned: the memory's or its parent's.
+
+        Raises:
+            ApplicationError: `rejected` where the user has no such memory.
+        """
+        ...
+
+    async def list_memories(self, params: ListMemoriesParams, now: datetime) -> tuple[list[Memory], list[str]]:
+        """A page of the user's memories, a parent in the place of its children, and the cursor after each of them.
+
+        Raises:
+            ApplicationError: `rejected` for a cursor of another list.
+        """
+        ...
+
+    async def prune_memories(self, user_id: str, budget: int, now: datetime) -> int:
+        """Forget the user's weakest memories beyond `budget` as of `now`; answer how many.
+
+        Weakest: lowest strength × importance (`ranking.weakest`). A parent and its children are one memory, which stays
+        or goes as a whole. Pinned ones count, and stay.
         """
         ...
 
@@ -201,8 +268,9 @@ class Store(Protocol):
         """Messages and memories of one user that bear on a text, each best first and at most `query.limit`.
 
         Messages are ranked by the fusion of `search_documents` with even weights, and come with up to two neighbours
-        on either side in their conversation; equal times keep the order of storing. Memories are ranked by cosine; each
-        returned one counts one access per `query.retrieval_id`.
+        on either side in their conversation; equal times keep the order of storing. Memories are ranked by
+        `ranking.rank`, a parent in the place of its children; each returned one counts one access per
+        `query.retrieval_id`.
         """
         ...
 
@@ -294,6 +362,11 @@ class OpenedStore:
                     await self._store.open(self._model)
                     self._opened = True
         return self._store
+
+    @property
+    def model(self) -> EmbeddingModel:
+        """What the store is opened with."""
+        return self._model
 
     @property
     def unopened(self) -> Store:

@@ -5,13 +5,15 @@ every write is one `BEGIN IMMEDIATE` transaction over a table, its vectors and i
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 import apsw
 
+from activities.consolidation import Said
+from activities.embedding_models import unrelated_cosine
 from activities.errors import failure
 from activities.models import (
     DEFAULT_COLLECTION,
@@ -23,7 +25,10 @@ from activities.models import (
     DocumentQuery,
     EmbeddingModel,
     FormedMemory,
+    ListMemoriesParams,
+    Memory,
     MemoryNode,
+    MemoryParent,
     MemoryQuery,
     Message,
     Recollection,
@@ -32,14 +37,13 @@ from activities.models import (
     Reembedding,
     RelatedMessage,
     SearchHit,
-    SimilarMemory,
     Summary,
 )
-from activities.store import sqlite_reembed, sqlite_summaries
-from activities.store.base import ACCESSES_KEPT, NEIGHBOURS, check_chunks, metadata_json, mismatch, unknown_collection
+from activities.store import sqlite_memory, sqlite_reembed, sqlite_summaries
+from activities.store.base import NEIGHBOURS, check_chunks, metadata_json, mismatch, unknown_collection
 from activities.store.filters import parse_filter
-from activities.store.likeness import numbers_in
 from activities.store.sqlite_database import Database, Work
+from activities.store.sqlite_records import Row, insert, select
 from activities.store.sqlite_schema import filled_by, prepare
 from activities.store.sqlite_search import (
     add_vector,
@@ -52,30 +56,10 @@ from activities.store.sqlite_search import (
     nearest,
     remove,
 )
-from activities.store.times import micros, moment
+from activities.store.times import micros
 from activities.store.vectors import searchable
 
 T = TypeVar("T")
-Row = tuple[Any, ...]
-
-
-_TIMES = {"timestamp", "created_at", "expires_at"}
-
-
-def _insert(db: apsw.Connection, table: str, record: dict[str, Any]) -> int:
-    """Insert a record, given by column names, with its times as microseconds; answer its row id."""
-    marks = ", ".join("?" * len(record))
-    values = [micros(value) if isinstance(value, datetime) else value for value in record.values()]
-    return cast(int, db.execute(f"insert into {table}({', '.join(record)}) values({marks}) returning id", values).get)
-
-
-def _select(db: apsw.Connection, columns: str, rest: str, arguments: Sequence[Any]) -> list[dict[str, Any]]:
-    """Records by column names, with their times as UTC datetimes."""
-    names = columns.split(", ")
-    return [
-        {name: moment(value) if name in _TIMES else value for name, value in zip(names, cast(Row, row), strict=True)}
-        for row in db.execute(f"select {columns} {rest}", arguments)
-    ]
 
 
 def _collections(db: apsw.Connection, user_id: str) -> list[str]:
@@ -128,7 +112,7 @@ class SqliteStore:
             remove(db, share, "source = ?", source)
             for chunk in chunks:
                 fields = {**chunk.model_dump(exclude={"embedding"}), "metadata": metadata_json(chunk)}
-                row = _insert(db, "documents", fields)
+                row = insert(db, "documents", fields)
                 index(db, share, row, chunk.text, self._vector(chunk.embedding))
 
         await self._write(work)
@@ -147,7 +131,7 @@ class SqliteStore:
             ranked, cosines, keywords = hybrid(db, share, query.query, vector, query.limit, query.weight, condition)
             hits: list[SearchHit] = []
             for chunk_id, score in ranked:
-                (found,) = _select(db, "text, metadata", "from documents where chunk_id = ?", (chunk_id,))
+                (found,) = select(db, "text, metadata", "from documents where chunk_id = ?", (chunk_id,))
                 hits.append(
                     SearchHit(
                         id=chunk_id,
@@ -174,7 +158,7 @@ class SqliteStore:
                 (message.user_id, message.message_id),
             ).get
             remove(db, share, "message_id = ?", message.message_id)
-            row = _insert(db, "conversations", {"id": known, **message.model_dump(exclude={"embedding"})})
+            row = insert(db, "conversations", {"id": known, **message.model_dump(exclude={"embedding"})})
             index(db, share, row, message.text, self._vector(message.embedding))
 
         await self._write(work)
@@ -183,7 +167,7 @@ class SqliteStore:
         def work(db: apsw.Connection) -> Message | None:
             columns = "id, message_id, user_id, conversation_id, message_type, text, timestamp"
             where = "from conversations where user_id = ? and message_id = ?"
-            for found in _select(db, columns, where, (user_id, message_id)):
+            for found in select(db, columns, where, (user_id, message_id)):
                 vector = db.execute(
                     "select embedding from conversations_vectors where rowid = ?", (found.pop("id"),)
                 ).get
@@ -213,68 +197,41 @@ class SqliteStore:
     async def form_memory(self, node: MemoryNode, threshold: float) -> FormedMemory:
         if not node.source_messages:
             raise failure("rejected", "a memory needs at least one source message")
+        vector = self._vector(node.embedding)
+        return await self._write(lambda db: sqlite_memory.form(db, node, vector, threshold))
 
-        def work(db: apsw.Connection) -> FormedMemory:
-            for message_id in node.source_messages:
-                known = db.execute(
-                    "select n.memory_id, s.reinforced from memory_sources s join memory_nodes n on n.id = s.node "
-                    "where s.user_id = ? and s.message_id = ?",
-                    (node.user_id, message_id),
-                ).fetchone()
-                if known:
-                    return FormedMemory(memory_id=known[0], reinforced=bool(known[1]))
-            there = "select 1 from conversations where user_id = ? and message_id = ?"
-            if not all(db.execute(there, (node.user_id, one)).fetchone() for one in node.source_messages):
-                return FormedMemory(memory_id=None, reinforced=False)
-            vector = self._vector(node.embedding)
-            found = nearest(db, "memory_nodes", vector, 1, "user_id = ?", [node.user_id])
-            reinforced = bool(found) and found[0][1] >= threshold
-            if reinforced:
-                (nearest_one,) = _select(db, "content", "from memory_nodes where id = ?", (found[0][0],))
-                reinforced = numbers_in(nearest_one["content"]) == numbers_in(node.content)
-            if reinforced:
-                row = found[0][0]
-                memory_id = db.execute(
-                    "update memory_nodes set access_count = access_count + 1, "
-                    "importance = importance + (1 - importance) * ? / 2 where id = ? returning memory_id",
-                    (node.importance, row),
-                ).get
-            else:
-                memory_id = node.memory_id
-                row = _insert(db, "memory_nodes", node.model_dump(exclude={"embedding", "source_messages"}))
-                add_vector(db, "memory_nodes", row, vector, {"user_id": node.user_id})
-            db.executemany(
-                "insert into memory_sources(user_id, message_id, reinforced, node) values(?, ?, ?, ?)",
-                [(node.user_id, message_id, reinforced, row) for message_id in dict.fromkeys(node.source_messages)],
-            )
-            return FormedMemory(memory_id=memory_id, reinforced=reinforced)
+    async def surroundings(self, user_id: str, memory_id: str) -> tuple[Said, list[Said]] | None:
+        return await self._read(lambda db: sqlite_memory.surroundings(db, user_id, memory_id))
 
-        return await self._write(work)
+    async def put_parent(self, parent: MemoryParent) -> bool:
+        vector = self._vector(parent.embedding)
+        return await self._write(lambda db: sqlite_memory.put_parent(db, parent, vector))
 
-    async def prune_memories(self, user_id: str, budget: int) -> int:
-        def work(db: apsw.Connection) -> int:
-            weakest = db.execute(
-                "select id from memory_nodes where user_id = ? order by importance * (1 + ln(1 + access_count)) desc, "
-                "created_at desc, memory_id desc limit -1 offset ?",
-                (user_id, max(0, budget)),
-            ).fetchall()
-            forget(db, "memory_nodes", weakest)
-            return len(weakest)
+    async def split_memory(self, user_id: str, memory_id: str) -> list[str]:
+        return await self._write(lambda db: sqlite_memory.split(db, user_id, memory_id))
 
-        return await self._write(work)
+    async def pin_memory(self, user_id: str, memory_id: str, pinned: bool) -> str:
+        return await self._write(lambda db: sqlite_memory.pin(db, user_id, memory_id, pinned))
+
+    async def list_memories(self, params: ListMemoriesParams, now: datetime) -> tuple[list[Memory], list[str]]:
+        return await self._read(lambda db: sqlite_memory.listed(db, params, now))
+
+    async def prune_memories(self, user_id: str, budget: int, now: datetime) -> int:
+        return await self._write(lambda db: sqlite_memory.prune(db, user_id, budget, now))
 
     async def recall(self, query: MemoryQuery) -> Recollection:
         vector = self._vector(query.embedding)
+        unrelated = unrelated_cosine(self._opened_with.model_id)
 
         def find(db: apsw.Connection) -> Recollection:
             return Recollection(
                 related_conversation=self._related(db, query, vector),
-                similar_memories=self._similar(db, query, vector),
+                similar_memories=sqlite_memory.similar(db, query, vector, unrelated),
             )
 
         def count(db: apsw.Connection) -> None:
             for memory in found.similar_memories:
-                self._count_access(db, memory, query.retrieval_id)
+                sqlite_memory.count_access(db, memory, query)
 
         found = await self._read(find)
         # Only a retrieval that found memories has anything to count, and so to wait for other writers.
@@ -289,7 +246,7 @@ class SqliteStore:
         ranked, _, _ = hybrid(db, messages_of(query.user_id), query.text, vector, query.limit, 0.5)
         for message_id, score in ranked:
             columns = "id, message_id, conversation_id, message_type, text, timestamp"
-            (found,) = _select(db, columns, "from conversations where message_id = ?", (message_id,))
+            (found,) = select(db, columns, "from conversations where message_id = ?", (message_id,))
             at = (query.user_id, found["conversation_id"], micros(found["timestamp"]), found.pop("id"), NEIGHBOURS)
             sides: list[list[ContextMessage]] = []
             for sign, order in (("<", "desc"), (">", "asc")):
@@ -297,35 +254,10 @@ class SqliteStore:
                     "from conversations where user_id = ? and conversation_id = ? "
                     f"and (timestamp, id) {sign} (?, ?) order by timestamp {order}, id {order} limit ?"
                 )
-                side = _select(db, "message_type, text, timestamp", rest, at)
+                side = select(db, "message_type, text, timestamp", rest, at)
                 sides.append([ContextMessage(**neighbour) for neighbour in side])
             related.append(RelatedMessage(**found, score=score, before=sides[0][::-1], after=sides[1]))
         return related
-
-    @staticmethod
-    def _similar(db: apsw.Connection, query: MemoryQuery, vector: bytes | None) -> list[SimilarMemory]:
-        """The memories nearest to a query."""
-        memories: list[SimilarMemory] = []
-        for row, cosine in nearest(db, "memory_nodes", vector, query.limit, "user_id = ?", [query.user_id]):
-            columns = "memory_id, content, summary, importance, access_count, created_at"
-            (found,) = _select(db, columns, "from memory_nodes where id = ?", (row,))
-            sources = _select(db, "message_id", "from memory_sources where node = ? order by id", (row,))
-            source_messages = [source["message_id"] for source in sources]
-            memories.append(SimilarMemory(**found, similarity=cosine, source_messages=source_messages))
-        return sorted(memories, key=lambda memory: (-memory.similarity, memory.memory_id))
-
-    @staticmethod
-    def _count_access(db: apsw.Connection, memory: SimilarMemory, retrieval_id: str) -> None:
-        """Count one access to a memory, here and in the store, unless this retrieval is counted already."""
-        where = "where memory_id = ?"
-        for found in _select(db, "accesses, access_count", f"from memory_nodes {where}", (memory.memory_id,)):
-            accesses = json.loads(found["accesses"])
-            memory.access_count = found["access_count"]
-            if retrieval_id not in accesses:
-                memory.access_count += 1
-                kept = json.dumps([*accesses, retrieval_id][-ACCESSES_KEPT:])
-                changed = (memory.access_count, kept, memory.memory_id)
-                db.execute(f"update memory_nodes set access_count = ?, accesses = ? {where}", changed)
 
     # Semantic cache
 
@@ -337,7 +269,7 @@ class SqliteStore:
             if newest is not None and newest > micros(entry.created_at):
                 return
             forget(db, "cache", db.execute(f"select id from cache {where}", same).fetchall())
-            row = _insert(db, "cache", entry.model_dump())
+            row = insert(db, "cache", entry.model_dump())
             columns = {"user_id": entry.user_id, "expires_at": micros(entry.expires_at)}
             add_vector(db, "cache", row, self._vector(entry.embedding), columns)
 
@@ -364,7 +296,7 @@ class SqliteStore:
     @staticmethod
     def _entry(db: apsw.Connection, where: str, arguments: Row) -> CacheEntry | None:
         columns = "entry_id, user_id, query, query_hash, response, created_at, expires_at, embedding"
-        found = _select(db, columns, f"from cache where {where}", arguments)
+        found = select(db, columns, f"from cache where {where}", arguments)
         return CacheEntry(**found[0]) if found else None
 
     async def purge_expired(self, now: datetime) -> int:

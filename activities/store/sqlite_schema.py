@@ -92,6 +92,16 @@ create table summaries(
 );
 """
 
+# `pinned` and `parent is null` are of roots; `apart` lists the parents that a memory was split from.
+_CONSOLIDATION = """
+alter table memory_nodes add column last_accessed_at integer not null default 0;
+update memory_nodes set last_accessed_at = created_at;
+alter table memory_nodes add column pinned integer not null default 0;
+alter table memory_nodes add column apart text not null default '[]';
+create index memory_nodes_roots on memory_nodes(user_id) where parent is null;
+create index memory_nodes_children on memory_nodes(user_id, parent) where parent is not null;
+"""
+
 
 def upgrade(db: apsw.Connection) -> None:
     """Create what is missing.
@@ -112,6 +122,7 @@ def upgrade(db: apsw.Connection) -> None:
         db.execute(_REEMBEDDING)
     if version < 3:
         db.execute(_SUMMARIES)
+        db.execute(_CONSOLIDATION)
     if version < SCHEMA_VERSION:
         db.pragma("user_version", SCHEMA_VERSION)
 

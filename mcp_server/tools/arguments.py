@@ -11,6 +11,7 @@ MAX_TEXT = 32_000
 MAX_RESPONSE = 200_000
 MAX_NAME = 256
 MAX_WEB_QUERY = 400
+MAX_CURSOR = 1_000
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 CLOCK_SKEW = timedelta(minutes=5)
@@ -59,6 +60,8 @@ WebQuery = Annotated[str, Field(min_length=1, max_length=MAX_WEB_QUERY), AfterVa
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT), AfterValidator(_says_something)]
 Response = Annotated[str, Field(min_length=1, max_length=MAX_RESPONSE), AfterValidator(_says_something)]
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(check_name)]
+MemoryId = Annotated[Name, Field(description="As list_memories and retrieve_memory give it.")]
+Cursor = Annotated[str, Field(min_length=1, max_length=MAX_CURSOR)]
 UserId = Annotated[
     Name | None,
     Field(description="Whose records. Leave out for the authenticated user, or the server's default one."),

@@ -1,0 +1,281 @@
+"""Memories in the embedded store. Each function runs within one transaction, which its caller holds.
+
+A row of `memory_nodes` is what was said (level 0) or a parent (level 1), which its children name as their `parent`.
+A root is a row without a parent: a memory that stands alone, or a parent.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import apsw
+
+from activities.consolidation import Said, may_group, newest_first
+from activities.models import (
+    FormedMemory,
+    ListMemoriesParams,
+    Memory,
+    MemoryChild,
+    MemoryNode,
+    MemoryParent,
+    MemoryQuery,
+    SimilarMemory,
+)
+from activities.statements import same_statement
+from activities.store.base import ACCESSES_KEPT, AROUND, NEAREST_SAID, not_a_parent, unknown_memory
+from activities.store.fusion import candidates, check_search
+from activities.store.ranking import Vitals, page, rank, strength, weakest
+from activities.store.sqlite_records import insert, select
+from activities.store.sqlite_search import add_vector, forget, nearest
+from activities.store.times import micros
+
+_SAID = "memory_id, content, created_at, parent, apart"
+_SHOWN = "memory_id, content, summary, importance, access_count, created_at, last_accessed_at, pinned, level"
+
+
+def form(db: apsw.Connection, node: MemoryNode, vector: bytes | None, threshold: float) -> FormedMemory:
+    for message_id in node.source_messages:
+        known = db.execute(
+            "select n.memory_id, s.reinforced from memory_sources s join memory_nodes n on n.id = s.node "
+            "where s.user_id = ? and s.message_id = ?",
+            (node.user_id, message_id),
+        ).fetchone()
+        if known:
+            return FormedMemory(memory_id=known[0], reinforced=bool(known[1]))
+    there = "select 1 from conversations where user_id = ? and message_id = ?"
+    if not all(db.execute(there, (node.user_id, one)).fetchone() for one in node.source_messages):
+        return FormedMemory(memory_id=None, reinforced=False)
+    same = _same(db, node, vector, threshold)
+    if same is None:
+        record = node.model_dump(exclude={"embedding", "source_messages"})
+        row = insert(db, "memory_nodes", {**record, "last_accessed_at": node.created_at})
+        add_vector(db, "memory_nodes", row, vector, {"user_id": node.user_id})
+        memory_id = node.memory_id
+    else:
+        row, memory_id = same
+        _reinforce(db, row, node)
+    db.executemany(
+        "insert into memory_sources(user_id, message_id, reinforced, node) values(?, ?, ?, ?)",
+        [(node.user_id, message_id, same is not None, row) for message_id in dict.fromkeys(node.source_messages)],
+    )
+    return FormedMemory(memory_id=memory_id, reinforced=same is not None)
+
+
+def _same(db: apsw.Connection, node: MemoryNode, vector: bytes | None, threshold: float) -> tuple[int, str] | None:
+    """Row and id of the nearest memory that says the same."""
+    for row, cosine in nearest(db, "memory_nodes", vector, NEAREST_SAID, "user_id = ?", [node.user_id]):
+        if cosine < threshold:
+            break
+        (found,) = select(db, "memory_id, content, level", "from memory_nodes where id = ?", (row,))
+        if found["level"] == 0 and same_statement(found["content"], node.content):
+            return row, found["memory_id"]
+    return None
+
+
+def _reinforce(db: apsw.Connection, row: int, node: MemoryNode) -> None:
+    """Count a memory as said again, and its parent too."""
+    said = micros(node.created_at)
+    db.execute(
+        "update memory_nodes set access_count = access_count + 1, last_accessed_at = max(last_accessed_at, ?), "
+        "importance = importance + (1 - importance) * ? / 2 where id = ?",
+        (said, node.importance, row),
+    )
+    db.execute(
+        "update memory_nodes set access_count = access_count + 1, last_accessed_at = max(last_accessed_at, ?), "
+        "importance = max(importance, (select importance from memory_nodes where id = ?)) "
+        "where memory_id = (select parent from memory_nodes where id = ?)",
+        (said, row, row),
+    )
+
+
+def roots(db: apsw.Connection, user_id: str) -> list[Vitals]:
+    """What lists and pruning go by, of all of a user's roots."""
+    columns = "memory_id, importance, access_count, created_at, last_accessed_at, pinned"
+    found = select(db, columns, "from memory_nodes where user_id = ? and parent is null", (user_id,))
+    return [Vitals(**{**one, "pinned": bool(one["pinned"])}) for one in found]
+
+
+def prune(db: apsw.Connection, user_id: str, budget: int, now: datetime) -> int:
+    count = db.execute("select count(*) from memory_nodes where user_id = ? and parent is null", (user_id,)).get
+    if count <= max(0, budget):
+        return 0
+    weak = weakest(roots(db, user_id), budget, now)
+    for memory_id in weak:
+        where = "from memory_nodes where user_id = ? and (memory_id = ? or parent = ?)"
+        forget(db, "memory_nodes", db.execute(f"select id {where}", (user_id, memory_id, memory_id)).fetchall())
+    return len(weak)
+
+
+def listed(db: apsw.Connection, params: ListMemoriesParams, now: datetime) -> tuple[list[Memory], list[str]]:
+    chosen = [one for one in roots(db, params.user_id) if one.pinned or not params.pinned]
+    places, as_of = page(chosen, params.order, params.limit, params.cursor, now)
+    return show(db, params.user_id, [one for one, _ in places], as_of), [cursor for _, cursor in places]
+
+
+def _children(db: apsw.Connection, user_id: str, parent: str) -> list[MemoryChild]:
+    return newest_first(_said(db, "user_id = ? and parent = ?", (user_id, parent)))
+
+
+def _sources(db: apsw.Connection, user_id: str, memory_id: str) -> list[str]:
+    """Ids of the messages that a memory or its children were formed from, in the order of forming."""
+    found = db.execute(
+        "select s.message_id from memory_sources s join memory_nodes n on n.id = s.node "
+        "where n.user_id = ? and (n.memory_id = ? or n.parent = ?) order by s.id",
+        (user_id, memory_id, memory_id),
+    )
+    return [str(message_id) for (message_id,) in found]
+
+
+def show(db: apsw.Connection, user_id: str, ids: Iterable[str], now: datetime) -> list[Memory]:
+    """Memories as callers see them, in the order of `ids`."""
+    shown: list[Memory] = []
+    for memory_id in ids:
+        (found,) = select(db, _SHOWN, "from memory_nodes where user_id = ? and memory_id = ?", (user_id, memory_id))
+        shown.append(
+            Memory(
+                **found,
+                strength=strength(found["created_at"], found["last_accessed_at"], found["access_count"], now),
+                children=_children(db, user_id, memory_id) if found["level"] else [],
+                source_messages=_sources(db, user_id, memory_id),
+            )
+        )
+    return shown
+
+
+def similar(db: apsw.Connection, query: MemoryQuery, vector: bytes | None, unrelated: float) -> list[SimilarMemory]:
+    """The memories that bear most on a query; a parent in the place of its children."""
+    check_search(query.limit, 1)
+    cosines: dict[str, float] = {}
+    vectors: dict[str, bytes] = {}
+    for row, cosine in nearest(db, "memory_nodes", vector, candidates(query.limit), "user_id = ?", [query.user_id]):
+        root = db.execute("select ifnull(parent, memory_id) from memory_nodes where id = ?", (row,)).get
+        # Nearest first: the first of a group is its best.
+        cosines.setdefault(root, cosine)
+        vectors.setdefault(root, _vector(db, row))
+    found = show(db, query.user_id, cosines, query.now)
+    memories = [SimilarMemory(**dict(one), similarity=cosines[one.memory_id], score=0) for one in found]
+    return rank(memories, vectors, query.now, unrelated, query.limit)
+
+
+def _vector(db: apsw.Connection, row: int) -> bytes:
+    found = db.execute("select embedding from memory_nodes_vectors where rowid = ?", (row,)).fetchone()
+    return bytes(found[0]) if found else b""
+
+
+def count_access(db: apsw.Connection, memory: SimilarMemory, query: MemoryQuery) -> None:
+    """Count one access to a memory, here and in the store, unless this retrieval is counted already."""
+    where = "where memory_id = ?"
+    columns = "accesses, access_count, last_accessed_at"
+    for found in select(db, columns, f"from memory_nodes {where}", (memory.memory_id,)):
+        accesses = json.loads(found["accesses"])
+        memory.access_count, memory.last_accessed_at = found["access_count"], found["last_accessed_at"]
+        if query.retrieval_id not in accesses:
+            memory.access_count += 1
+            memory.last_accessed_at = max(query.now, memory.last_accessed_at)
+            kept = json.dumps([*accesses, query.retrieval_id][-ACCESSES_KEPT:])
+            changed = (memory.access_count, micros(memory.last_accessed_at), kept, memory.memory_id)
+            db.execute(f"update memory_nodes set access_count = ?, last_accessed_at = ?, accesses = ? {where}", changed)
+
+
+# Consolidation
+
+
+def _said(db: apsw.Connection, where: str, arguments: Sequence[Any]) -> list[Said]:
+    """Memories of what was said, with their vectors."""
+    found = select(db, f"id, {_SAID}", f"from memory_nodes where level = 0 and {where}", arguments)
+    return [
+        Said(**{**one, "apart": frozenset(json.loads(one["apart"]))}, embedding=_vector(db, one.pop("id")))
+        for one in found
+    ]
+
+
+def surroundings(db: apsw.Connection, user_id: str, memory_id: str) -> tuple[Said, list[Said]] | None:
+    """A memory of what was said, and the nearest ones with whole groups; None where it isn't there."""
+    mine = _said(db, "user_id = ? and memory_id = ?", (user_id, memory_id))
+    if not mine:
+        return None
+    (memory,) = mine
+    others: dict[str, Said] = {}
+    vector = memory.embedding or None
+    for row, _ in nearest(db, "memory_nodes", vector, AROUND, "user_id = ?", [user_id]):
+        for one in _said(db, "id = ?", (row,)):
+            group = _said(db, "user_id = ? and parent = ?", (user_id, one.parent)) if one.parent else [one]
+            others |= {member.memory_id: member for member in group}
+    others.pop(memory_id, None)
+    return memory, list(others.values())
+
+
+def put_parent(db: apsw.Connection, parent: MemoryParent, vector: bytes | None) -> bool:
+    user = parent.user_id
+    marks = ", ".join("?" * len(parent.children))
+    ids = [child.memory_id for child in parent.children]
+    members = _said(db, f"user_id = ? and memory_id in ({marks})", (user, *ids))
+    before = [child.memory_id for child in _children(db, user, parent.memory_id)]
+    if not may_group(parent, members, before):
+        return False
+    added = [one for one in ids if one not in before]
+    if not added:
+        return True
+    columns = "importance, access_count, last_accessed_at, pinned"
+    children = select(db, columns, f"from memory_nodes where user_id = ? and memory_id in ({marks})", (user, *ids))
+    new_marks = ", ".join("?" * len(added))
+    grown = select(db, columns, f"from memory_nodes where user_id = ? and memory_id in ({new_marks})", (user, *added))
+    if before:
+        grown += select(db, columns, "from memory_nodes where user_id = ? and memory_id = ?", (user, parent.memory_id))
+    record = {
+        "content": parent.content,
+        "summary": parent.summary,
+        "created_at": parent.children[0].created_at,
+        "importance": max(one["importance"] for one in children),
+        "access_count": sum(one["access_count"] for one in grown),
+        "last_accessed_at": max(one["last_accessed_at"] for one in grown),
+        "pinned": any(one["pinned"] for one in grown),
+    }
+    kept = db.execute("select id, accesses from memory_nodes where memory_id = ?", (parent.memory_id,)).fetchone()
+    if kept:
+        # Its new vector, if the store is being re-embedded, goes with the row.
+        forget(db, "memory_nodes", [(kept[0],)])
+        record |= {"accesses": kept[1]}
+    row = insert(db, "memory_nodes", {"memory_id": parent.memory_id, "user_id": user, "level": 1, **record})
+    add_vector(db, "memory_nodes", row, vector, {"user_id": user})
+    db.execute(
+        f"update memory_nodes set parent = ? where user_id = ? and memory_id in ({marks})",
+        (parent.memory_id, user, *ids),
+    )
+    return True
+
+
+def split(db: apsw.Connection, user_id: str, memory_id: str) -> list[str]:
+    children = _said(db, "user_id = ? and parent = ?", (user_id, memory_id))
+    if not children:
+        # A repeated call finds the work done.
+        again = "user_id = ? and exists (select 1 from json_each(apart) where value = ?)"
+        children = _said(db, again, (user_id, memory_id))
+    if not children:
+        raise not_a_parent(memory_id)
+    pinned = db.execute("select pinned from memory_nodes where user_id = ? and memory_id = ?", (user_id, memory_id)).get
+    dissolve(db, user_id, memory_id)
+    for child in children:
+        apart = json.dumps(sorted(child.apart | {memory_id}))
+        db.execute(
+            "update memory_nodes set apart = ?, pinned = max(pinned, ?) where user_id = ? and memory_id = ?",
+            (apart, pinned or 0, user_id, child.memory_id),
+        )
+    return [child.memory_id for child in newest_first(children)]
+
+
+def dissolve(db: apsw.Connection, user_id: str, memory_id: str) -> None:
+    """Remove a parent; its children stand alone again."""
+    db.execute("update memory_nodes set parent = null where user_id = ? and parent = ?", (user_id, memory_id))
+    where = "from memory_nodes where user_id = ? and memory_id = ? and level = 1"
+    forget(db, "memory_nodes", db.execute(f"select id {where}", (user_id, memory_id)).fetchall())
+
+
+def pin(db: apsw.Connection, user_id: str, memory_id: str, pinned: bool) -> str:
+    where = "where user_id = ? and memory_id = ?"
+    found = db.execute(f"select ifnull(parent, memory_id) from memory_nodes {where}", (user_id, memory_id)).fetchone()
+    if not found:
+        raise unknown_memory(memory_id)
+    db.execute(f"update memory_nodes set pinned = ? {where}", (pinned, user_id, found[0]))
+    return str(found[0])
