@@ -24,7 +24,9 @@ DAILY_RECENCY = 0.99
 """What is left of recency after each day."""
 
 WEIGHTS = {"relevance": 1.0, "importance": 0.1, "recency": 0.05, "strength": 0.05}
-"""Of the parts of a score. A lead of 0.2 in relevance outweighs all of the others together."""
+"""Of the parts of a score."""
+CLEAR_LEAD = 0.2
+"""Lead in relevance that outweighs all of the other parts together."""
 SAME_TOPIC = 0.35
 """Relevance of two memories to each other from which the newer may be what has become of the older."""
 
@@ -61,7 +63,7 @@ def score(relevance: float, importance: float, recency: float, strength: float) 
 
     The retrieval function of Park et al. ("Generative Agents: Interactive Simulacra of Human Behavior", 2023) with
     strength added. There the weights are equal; here relevance decides, and the others order what is about as relevant:
-    with a lead of 0.2 in relevance no importance, age or use of another memory matters.
+    with a lead of CLEAR_LEAD in relevance no importance, age or use of another memory matters.
     """
     parts = {"relevance": relevance, "importance": importance, "recency": recency, "strength": strength}
     return sum(WEIGHTS[name] * part for name, part in parts.items()) / sum(WEIGHTS.values())
@@ -111,8 +113,9 @@ def _says_the_same(one: SimilarMemory, other: SimilarMemory) -> bool:
 
 def _is_same_topic(best: SimilarMemory, other: SimilarMemory, vectors: Mapping[str, bytes], unrelated: float) -> bool:
     """Whether two memories may be an older and a newer word on the same thing, and are about as relevant."""
-    near = 0.2 * WEIGHTS["relevance"] / sum(WEIGHTS.values())
-    if best.score - other.score > near or not (best.memory_id in vectors and other.memory_id in vectors):
+    if not (best.memory_id in vectors and other.memory_id in vectors):
+        return False
+    if relevance(best.similarity, unrelated) - relevance(other.similarity, unrelated) >= CLEAR_LEAD:
         return False
     if not any(same_topic(mine, theirs) for mine in _contents(best) for theirs in _contents(other)):
         return False

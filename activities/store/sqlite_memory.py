@@ -185,7 +185,7 @@ def _said(db: apsw.Connection, where: str, arguments: Sequence[Any]) -> list[Sai
     """Memories of what was said, with their vectors."""
     found = select(db, f"id, {_SAID}", f"from memory_nodes where level = 0 and {where}", arguments)
     return [
-        Said(**{**one, "apart": frozenset(json.loads(one["apart"]))}, embedding=_vector(db, one.pop("id")))
+        Said(embedding=_vector(db, one.pop("id")), **{**one, "apart": frozenset(json.loads(one["apart"]))})
         for one in found
     ]
 

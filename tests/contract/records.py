@@ -128,7 +128,7 @@ async def form(store: Store, node: MemoryNode, threshold: float) -> FormedMemory
 
 
 def retrieval(text: str = "", embedding: bytes = EAST, **fields: Any) -> MemoryQuery:
-    return MemoryQuery(**{"user_id": "ann", "retrieval_id": "r", **fields}, text=text, embedding=embedding)
+    return MemoryQuery(**{"user_id": "ann", "retrieval_id": "r", "now": NOON, **fields}, text=text, embedding=embedding)
 
 
 def entry(entry_id: str, query_hash: str, embedding: bytes = EAST, minutes: int = 60, **fields: Any) -> CacheEntry:

@@ -208,7 +208,7 @@ async def test_what_changes_meanwhile_is_embedded_as_it_is_then(engine: Engine, 
     await store.replace_source("ann", DEFAULT_COLLECTION, "c3", [])
     await store.replace_source("ann", DEFAULT_COLLECTION, "c5", [chunk("c5", "quince", NORTH)])
     await store.put_message(message("m2", "good evening", WEST))
-    assert await store.prune_memories("ann", 2) == 1
+    assert await store.prune_memories("ann", 2, NOON) == 1
     cat = memory("n4", by(MODEL, "has a cat"), content="has a cat", source_messages=["m3"])
     await store.form_memory(cat, 2.0)
     later = NOON + timedelta(minutes=1)

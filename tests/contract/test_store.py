@@ -18,8 +18,9 @@ from typing import Any, Literal
 import apsw
 import pytest
 
-from activities.models import DEFAULT_COLLECTION, Chunk, EmbeddingModel, pack_vector
+from activities.models import DEFAULT_COLLECTION, Chunk, EmbeddingModel, ListMemoriesParams, pack_vector
 from activities.store.base import Store
+from activities.store.ranking import score, strength
 from activities.store.sqlite import SqliteStore
 from tests.contract.records import (
     EAST,
@@ -568,7 +569,7 @@ async def test_one_user_never_recalls_anothers_past(store: Store) -> None:
     for one in recollection.related_conversation:
         assert {near.text for near in (*one.before, *one.after)} == {"plum ann"}
     assert [one.memory_id for one in recollection.similar_memories] == ["memory of ann"]
-    assert await store.prune_memories("ann", 0) == 1
+    assert await store.prune_memories("ann", 0, NOON) == 1
     recollection = await store.recall(retrieval("plum", user_id="bob"))
     assert [(one.memory_id, one.access_count) for one in recollection.similar_memories] == [("memory of bob", 1)]
 
@@ -616,7 +617,7 @@ async def test_another_number_is_another_fact(store: Store) -> None:
     await form(store, third, 0.9)
     formed = await form(store, fifth, 0.9)
     assert (formed.memory_id, formed.reinforced) == ("fifth", False)
-    await store.prune_memories("ann", 2)
+    await store.prune_memories("ann", 2, NOON)
     assert len((await store.recall(retrieval())).similar_memories) == 2
     only_third = memory("other", WEST, content="My son was born on 3 March 2015.")
     await form(store, only_third, 0.9)
@@ -701,17 +702,24 @@ async def test_a_memory_is_formed_once_for_its_message(store: Store) -> None:
         "content": "content of n",
         "summary": "summary of n",
         "importance": 0.5,
+        "strength": pytest.approx(strength(NOON, NOON, 0, NOON)),
         "access_count": 1,
-        "similarity": 1.0,
         "created_at": NOON,
+        "last_accessed_at": NOON,
+        "pinned": False,
+        "level": 0,
+        "children": [],
         "source_messages": ["m1"],
+        "similarity": 1.0,
+        "score": pytest.approx(score(1, 0.5, 1, one.strength)),
     }
 
 
 async def test_a_near_duplicate_reinforces_a_memory_once(store: Store) -> None:
     await form(store, memory("n", importance=0.5, source_messages=["m1"]), 0.7)
+    said_again = memory("x", NORTH_EAST, 0.6, content="Content of N!", source_messages=["m2", "m3", "m2"])
     for _ in range(3):
-        formed = await form(store, memory("x", NORTH_EAST, 0.6, source_messages=["m2", "m3", "m2"]), 0.7)
+        formed = await form(store, said_again, 0.7)
         assert (formed.memory_id, formed.reinforced) == ("n", True)
     formed = await form(store, memory("n", source_messages=["m1"]), 0.7)
     assert (formed.memory_id, formed.reinforced) == ("n", False)
@@ -724,20 +732,20 @@ async def test_a_near_duplicate_reinforces_a_memory_once(store: Store) -> None:
 
 
 async def test_the_threshold_parts_new_memories_from_known_ones(store: Store) -> None:
-    await form(store, memory("n"), 1.0)
+    await form(store, memory("n", content="the same"), 1.0)
 
-    below = await form(store, memory("below", NORTH_EAST), 0.7072)
-    reached = await form(store, memory("reached", EAST), 1.0)
+    below = await form(store, memory("below", NORTH_EAST, content="the same"), 0.7072)
+    reached = await form(store, memory("reached", EAST, content="the same"), 1.0)
 
     assert (below.memory_id, below.reinforced) == ("below", False)
     assert (reached.memory_id, reached.reinforced) == ("n", True)
 
 
 async def test_the_nearest_memory_is_the_one_reinforced(store: Store) -> None:
-    await form(store, memory("east"), 2.0)
-    await form(store, memory("north-east", NORTH_EAST), 2.0)
+    await form(store, memory("east", content="the same"), 2.0)
+    await form(store, memory("north-east", NORTH_EAST, content="the same"), 2.0)
 
-    formed = await form(store, memory("x", pack_vector([1, 0.9, 0, 0])), 0.5)
+    formed = await form(store, memory("x", pack_vector([1, 0.9, 0, 0]), content="the same"), 0.5)
 
     assert (formed.memory_id, formed.reinforced) == ("north-east", True)
 
@@ -746,7 +754,7 @@ async def test_a_memory_without_direction_is_kept_apart(store: Store) -> None:
     for name in ("n1", "n2"):
         assert not (await form(store, memory(name, NOWHERE), -1.0)).reinforced
     assert (await store.recall(retrieval())).similar_memories == []
-    assert await store.prune_memories("ann", 1) == 1
+    assert await store.prune_memories("ann", 1, NOON) == 1
 
 
 async def test_a_memory_forms_only_of_messages_that_the_user_has(store: Store) -> None:
@@ -796,33 +804,34 @@ async def test_a_retrieval_counts_once_however_often_it_runs(store: Store) -> No
 
 
 async def test_the_weakest_memories_are_forgotten_first(store: Store) -> None:
-    for name, importance, minute, embedding in (
-        ("often recalled", 0.4, 0, EAST),
-        ("newer", 0.5, 2, NORTH),
-        ("older", 0.5, 1, WEST),
-        ("strong", 0.9, 0, NORTH_EAST),
+    for name, importance, days, embedding in (
+        ("often recalled", 0.4, 30, EAST),
+        ("newer", 0.5, 28, NORTH),
+        ("older", 0.5, 29, WEST),
+        ("strong", 0.9, 30, NORTH_EAST),
     ):
-        created_at = NOON + timedelta(minutes=minute)
+        created_at = NOON - timedelta(days=days)
         await form(store, memory(name, embedding, importance, created_at=created_at), 2.0)
     for number in range(3):
         await store.recall(retrieval(retrieval_id=f"{number}", limit=1))
 
     async def left() -> set[str]:
-        return {one.memory_id for one in (await store.recall(retrieval(retrieval_id="0"))).similar_memories}
+        memories, _ = await store.list_memories(ListMemoriesParams(user_id="ann"), NOON)
+        return {one.memory_id for one in memories}
 
-    assert await store.prune_memories("ann", 4) == 0
-    assert await store.prune_memories("bob", 0) == 0
-    assert await store.prune_memories("ann", 3) == 1
+    assert await store.prune_memories("ann", 4, NOON) == 0
+    assert await store.prune_memories("bob", 0, NOON) == 0
+    assert await store.prune_memories("ann", 3, NOON) == 1
     assert await left() == {"often recalled", "newer", "strong"}
-    assert await store.prune_memories("ann", 2) == 1
+    assert await store.prune_memories("ann", 2, NOON) == 1
     assert await left() == {"often recalled", "strong"}
-    assert await store.prune_memories("ann", 0) == 2
+    assert await store.prune_memories("ann", 0, NOON) == 2
     assert await left() == set()
 
 
 async def test_what_was_forgotten_can_be_learnt_again(store: Store) -> None:
     await form(store, memory("n", source_messages=["m"]), 0.9)
-    await store.prune_memories("ann", 0)
+    await store.prune_memories("ann", 0, NOON)
 
     formed = await form(store, memory("n", source_messages=["m"]), 0.9)
 
@@ -1077,7 +1086,7 @@ async def test_what_is_deleted_leaves_nothing_in_the_file(file: Path) -> None:
     await store.put_message(message("m", "zyzzyva", secret))
 
     await store.replace_source("ann", DEFAULT_COLLECTION, "c", [])
-    await store.prune_memories("ann", 0)
+    await store.prune_memories("ann", 0, NOON)
     await store.purge_expired(NOON + timedelta(days=1))
     await store.put_message(message("m", "plum"))
     await store.close()
