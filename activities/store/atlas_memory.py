@@ -191,8 +191,8 @@ class AtlasMemories:
         words = {"user_id": node.user_id, "content_hash": _content_hash(node.content)}
         async for one in self._nodes.find(words).limit(1):
             if vector := self._vector_of(one):
-                nearest = [(one, dot(array("f", node.embedding), array("f", vector))), *nearest]
-        for one, cosine in nearest:
+                nearest.append((one, dot(array("f", node.embedding), array("f", vector))))
+        for one, cosine in sorted(nearest, key=lambda item: -item[1]):
             if cosine >= threshold and one["level"] == 0 and same_statement(one["content"], node.content):
                 return str(one["_id"])
         return None

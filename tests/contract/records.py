@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from temporalio.exceptions import ApplicationError
 
@@ -140,6 +141,16 @@ def entry(entry_id: str, query_hash: str, embedding: bytes = EAST, minutes: int 
         "expires_at": NOON + timedelta(minutes=minutes),
     }
     return CacheEntry(entry_id=entry_id, query_hash=query_hash, embedding=embedding, **{**defaults, **fields})
+
+
+def downgrade(file: Path) -> None:
+    """Make of a file what releases with schema 2 kept in it."""
+    db = apsw.Connection(str(file))
+    db.execute("drop index memory_nodes_roots; drop index memory_nodes_children")
+    for column in ("last_accessed_at", "pinned", "apart"):
+        db.execute(f"alter table memory_nodes drop column {column}")
+    db.pragma("user_version", 2)
+    db.close()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from activities.models import (
     pack_vector,
 )
 from activities.store.base import Store
+from activities.store.sqlite import SqliteStore
 from tests.contract.records import (
     EAST,
     MODEL,
@@ -27,6 +29,7 @@ from tests.contract.records import (
     NOWHERE,
     WEST,
     Engine,
+    downgrade,
     fails,
     form,
     memory,
@@ -101,11 +104,12 @@ async def test_memories_of_one_matter_come_together_newest_first(store: Store) -
 
 
 async def test_consolidating_again_changes_nothing(store: Store) -> None:
-    await say(store, *HIKING, "I live in Oslo.")
-    await consolidate(store, *HIKING, "I live in Oslo.")
+    said = await say(store, *HIKING, "I live in Oslo.", "I live in Oslo near the harbour.", "I play the cello.")
+    await consolidate(store, *said)
     before = await listed(store)
+    assert [len(one.children) for one in before] == [0, 2, 3]
 
-    for content in (*HIKING, "I live in Oslo."):
+    for content in said:
         assert await plan(store, content) is None
 
     assert await listed(store) == before
@@ -348,3 +352,23 @@ async def test_parents_move_to_another_model_too(store: Store, engine: Engine) -
 
     assert texts[str(first)] == "\n".join(HIKING[1::-1])
     assert len(texts) == 3
+
+
+async def test_memories_of_the_second_schema_are_kept(tmp_path: Path) -> None:
+    file = tmp_path / "store.db"
+    store = SqliteStore(file)
+    await store.open(MODEL)
+    said = await say(store, *HIKING)
+    await recalled(store)
+    await store.close()
+    downgrade(file)
+
+    await store.open(MODEL)
+
+    before = await listed(store)
+    assert ids(before) == said[::-1]
+    assert [(one.access_count, one.last_accessed_at) for one in before] == [(1, one.created_at) for one in before]
+    assert await consolidate(store, *said) is not None
+    (one,) = await recalled(store, retrieval_id="another")
+    assert [child.content for child in one.children] == HIKING[::-1]
+    await store.close()

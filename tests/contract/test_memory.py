@@ -35,7 +35,12 @@ async def test_a_recollection_fits_a_payload_and_keeps_the_best(store: OpenedSto
             )
         )
     query = MemoryQuery(
-        user_id="ada", text="needle", limit=100, embedding=pack_vector([1, 0, 0]), retrieval_id="retrieval"
+        user_id="ada",
+        text="needle",
+        limit=100,
+        embedding=pack_vector([1, 0, 0]),
+        retrieval_id="retrieval",
+        now=datetime(2026, 5, 4, tzinfo=UTC),
     )
 
     found = await memory.recall(query)

@@ -31,6 +31,7 @@ from tests.contract.records import (
     WEST,
     Engine,
     chunk,
+    downgrade,
     entry,
     fails,
     found,
@@ -509,6 +510,7 @@ async def test_a_file_of_the_first_schema_is_upgraded_in_place(file: Path, door:
     store = SqliteStore(file)
     await store.open(MODEL)
     await fill(store)
+    downgrade(file)
     db = apsw.Connection(str(file))
     for (trigger,) in db.execute("select name from sqlite_schema where type = 'trigger'").fetchall():
         db.execute(f"drop trigger {trigger}")
