@@ -222,6 +222,7 @@ class BedrockText:
     def __init__(self, model_id: str, region: str | None, endpoint_url: str | None) -> None:
         self._runtime = _Runtime(model_id, "LLM_MODEL_ID", region, endpoint_url, TEXT_SECONDS)
         self._takes_temperature = True
+        self._takes_tools = True
 
     @property
     def model_id(self) -> str:
@@ -239,6 +240,9 @@ class BedrockText:
     async def generate(self, params: GenerateParams) -> Generated:
         """One answer to one prompt.
 
+        Where the answer has a schema, the model is made to give it as a tool's argument, and the text is that as JSON.
+        A model that takes no tools is asked without: check what it answers.
+
         Raises:
             ApplicationError: `throttled` or `unavailable`, which pass; `rejected`, `access_denied` or
                 `not_configured`, which don't.
@@ -248,8 +252,9 @@ class BedrockText:
     def _read(self, answer: "ConverseResponseTypeDef") -> Generated:
         # Reasoning, where a model shows it, comes in blocks of its own.
         blocks = answer["output"]["message"]["content"]
+        tool = next((block["toolUse"] for block in blocks if "toolUse" in block), None)
         return Generated(
-            text="".join(block.get("text", "") for block in blocks),
+            text=json.dumps(tool["input"]) if tool else "".join(block.get("text", "") for block in blocks),
             model_id=shown_model_id(self._runtime.model_id),
             stop_reason=answer["stopReason"],
             input_tokens=answer["usage"]["inputTokens"],
@@ -257,17 +262,20 @@ class BedrockText:
         )
 
     def _converse(self, client: "BedrockRuntimeClient", params: GenerateParams) -> "ConverseResponseTypeDef":
-        if self._takes_temperature:
+        while True:
+            takes_tools, takes_temperature = self._takes_tools, self._takes_temperature
             try:
-                return client.converse(**self._request(params, with_temperature=True))
+                return client.converse(**self._request(params, takes_tools, takes_temperature))
             except client.exceptions.ValidationException as error:
-                # Recent Claude models refuse the parameter itself. Nothing but the answer says which do.
-                if "temperature" not in str(error):
+                # Recent Claude models refuse a temperature, and others tools. Nothing but the answer says which do.
+                if takes_temperature and "temperature" in str(error):
+                    self._takes_temperature = False
+                elif takes_tools and params.answer_schema and "tool" in str(error).lower():
+                    self._takes_tools = False
+                else:
                     raise
-                self._takes_temperature = False
-        return client.converse(**self._request(params, with_temperature=False))
 
-    def _request(self, params: GenerateParams, with_temperature: bool) -> "ConverseRequestTypeDef":
+    def _request(self, params: GenerateParams, with_tools: bool, with_temperature: bool) -> "ConverseRequestTypeDef":
         request: ConverseRequestTypeDef = {
             "modelId": self._runtime.model_id,
             "messages": [{"role": "user", "content": [{"text": _sendable(params.prompt)}]}],
@@ -275,6 +283,12 @@ class BedrockText:
         }
         if with_temperature:
             request["inferenceConfig"] = {"maxTokens": params.max_tokens, "temperature": params.temperature}
+        if params.answer_schema and with_tools and self.generative:
+            name = "answer"
+            request["toolConfig"] = {
+                "tools": [{"toolSpec": {"name": name, "inputSchema": {"json": params.answer_schema}}}],
+                "toolChoice": {"tool": {"name": name}},
+            }
         if params.system:
             request["system"] = [{"text": _sendable(params.system)}]
         return request

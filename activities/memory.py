@@ -42,6 +42,9 @@ from activities.store.base import OpenedStore
 SIGNIFICANCE = 0.3
 """Least importance of a message that may become a memory."""
 
+ASSESSMENTS = 2
+"""How often a language model is asked for one that holds to the schema."""
+
 SUMMARY_CHARACTERS = 300
 
 NEIGHBOUR_CHARACTERS = 1_000
@@ -110,7 +113,7 @@ def read_assessment(answer: str) -> Assessment | None:
     """The assessment in a language model's answer, or None where it doesn't hold to the schema."""
     start, end = answer.find("{"), answer.rfind("}")
     try:
-        return Assessment.model_validate(json.loads(answer[start : end + 1]))
+        return Assessment.model_validate(json.loads(answer[start : end + 1]), strict=True)
     except (ValueError, ValidationError):
         return None
 
@@ -176,12 +179,15 @@ class MemoryActivities:
             return None
         if not self._text.generative:
             return heuristic_assessment(message.text)
-        answer = await self._text.generate(GenerateParams(system=ASSESS, prompt=message.text, max_tokens=300))
-        assessment = read_assessment(answer.text)
-        if assessment is None:
-            activity.logger.warning("the text model's assessment isn't the JSON asked for: using the heuristic")
-            return heuristic_assessment(message.text)
-        return assessment
+        params = GenerateParams(
+            system=ASSESS, prompt=message.text, max_tokens=300, answer_schema=Assessment.model_json_schema()
+        )
+        for _ in range(ASSESSMENTS):
+            answer = await self._text.generate(params)
+            if assessment := read_assessment(answer.text):
+                return assessment
+        activity.logger.warning("the text model's assessment isn't the JSON asked for: using the heuristic")
+        return heuristic_assessment(message.text)
 
     @activity.defn
     async def form_memory(self, params: FormMemoryParams) -> FormedMemory | None:

@@ -523,6 +523,9 @@ class GenerateParams(Model):
     prompt: str
     max_tokens: int = 512
     temperature: float = 0.0
+    answer_schema: dict[str, Any] | None = Field(
+        default=None, description="JSON schema of the answer, which a model that takes tools is held to."
+    )
 
 
 class Generated(Model):

@@ -373,6 +373,36 @@ async def test_model_that_refuses_temperature_is_asked_without(faults: Faults, u
 
 
 @pytest.mark.usefixtures("_credentials")
+async def test_an_answer_with_a_schema_is_a_tools_argument_where_the_model_takes_tools(
+    faults: Faults, url: str
+) -> None:
+    def good(*content: dict[str, Any]) -> tuple[int, str, bytes]:
+        answer = {
+            "output": {"message": {"role": "assistant", "content": list(content)}},
+            "stopReason": "tool_use",
+            "usage": {"inputTokens": 3, "outputTokens": 2, "totalTokens": 5},
+            "metrics": {"latencyMs": 1},
+        }
+        return 200, "", json.dumps(answer).encode()
+
+    used = {"toolUse": {"toolUseId": "t", "name": "answer", "input": {"importance": 0.7}}}
+    refused = error(400, "ValidationException", "This model doesn't support tool use.")
+    faults.next += [good({"text": "Let me see."}, used), refused, good({"text": "{}"}), good({"text": "{}"})]
+    schema = {"type": "object", "properties": {"importance": {"type": "number"}}}
+    params = generate("Well?").model_copy(update={"answer_schema": schema})
+    text = BedrockText(CLAUDE, "eu-west-1", url)
+
+    assert json.loads((await text.generate(params)).text) == {"importance": 0.7}
+    for _ in range(2):
+        assert (await text.generate(params)).text == "{}"
+
+    sent = [json.loads(body) for _, body in faults.seen]
+    assert ["toolConfig" in body for body in sent] == [True, True, False, False]
+    assert sent[0]["toolConfig"]["tools"][0]["toolSpec"]["inputSchema"] == {"json": schema}
+    assert sent[0]["toolConfig"]["toolChoice"] == {"tool": {"name": "answer"}}
+
+
+@pytest.mark.usefixtures("_credentials")
 async def test_single_text_models_keep_order(faults: Faults, url: str) -> None:
     count = 24
     faults.next += [(200, "", json.dumps({"embedding": [1.0] * 256}).encode())] * count

@@ -17,6 +17,9 @@ TOOLS = {
     "hybrid_search",
     "store_memory",
     "retrieve_memory",
+    "list_memories",
+    "pin_memory",
+    "split_memory",
     "semantic_cache_response",
     "check_semantic_cache",
     "search_web",
@@ -142,6 +145,47 @@ async def test_the_same_fact_said_many_times_at_once_becomes_one_memory(
     found = content(await client.call_tool("retrieve_memory", {"text": "food allergies", "user_id": user}))
     [memory] = found["similar_memories"]
     assert sorted(memory["source_messages"]) == sorted(one["message_id"] for one in stored)
+
+
+async def test_memories_of_one_matter_are_consolidated_listed_pinned_and_split(
+    client: Client, temporal: TemporalClient, user: str
+) -> None:
+    said = [
+        "My sister Ines lives in Lisbon.",
+        "My dog Rex is a beagle.",
+        "My sister Ines lives in Lisbon with her two children.",
+        "My dog Bella is a poodle.",
+    ]
+    for day, text in enumerate(said, 1):
+        await remember(client, user, text, timestamp=f"2026-05-0{day}T09:00:00Z")
+    await settled(temporal, user)
+
+    found = content(await client.call_tool("retrieve_memory", {"text": "Where does Ines live?", "user_id": user}))
+    parent, *others = found["similar_memories"]
+    assert [child["content"] for child in parent["children"]] == [said[2], said[0]]
+    assert (parent["level"], parent["content"]) == (1, f"{said[2]}\n{said[0]}")
+    assert parent["summary"]
+    assert len(parent["source_messages"]) == 2
+    assert sorted(one["content"] for one in others) == [said[3], said[1]]
+    assert all(0 < one["strength"] <= 1 and 0 < one["score"] <= 1 for one in found["similar_memories"])
+
+    first = content(await client.call_tool("list_memories", {"user_id": user, "limit": 2}))
+    rest = content(await client.call_tool("list_memories", {"user_id": user, "cursor": first["next_cursor"]}))
+    listed = [*first["memories"], *rest["memories"]]
+    assert [one["content"] for one in listed] == [said[3], parent["content"], said[1]]
+    assert rest["next_cursor"] is None
+
+    pin = {"memory_id": parent["children"][0]["memory_id"], "user_id": user}
+    assert content(await client.call_tool("pin_memory", pin)) == {"memory_id": parent["memory_id"], "pinned": True}
+    pinned = content(await client.call_tool("list_memories", {"user_id": user, "pinned": True, "order": "strongest"}))
+    assert [one["memory_id"] for one in pinned["memories"]] == [parent["memory_id"]]
+
+    split = content(await client.call_tool("split_memory", {"memory_id": parent["memory_id"], "user_id": user}))
+    assert split["children"] == [child["memory_id"] for child in parent["children"]]
+    await remember(client, user, "My sister Ines lives in Lisbon!")
+    await settled(temporal, user)
+    alone = content(await client.call_tool("list_memories", {"user_id": user}))["memories"]
+    assert [(one["content"], one["level"]) for one in alone] == [(text, 0) for text in said[::-1]]
 
 
 @pytest.mark.parametrize(
@@ -288,6 +332,12 @@ BAD = [
     ("search_web", {"query": "x" * 401}, "400 characters"),
     ("retrieve_memory", {"text": " "}, "text"),
     ("retrieve_memory", {"text": "x", "limit": 1000}, "limit"),
+    ("list_memories", {"limit": 0}, "limit"),
+    ("list_memories", {"order": "oldest"}, "order"),
+    ("list_memories", {"cursor": "nonsense"}, "cursor"),
+    ("pin_memory", {"memory_id": "gone"}, "memory_id"),
+    ("pin_memory", {}, "memory_id"),
+    ("split_memory", {"memory_id": "gone"}, "memory_id"),
     ("semantic_cache_response", {"query": "x", "response": ""}, "response"),
     ("semantic_cache_response", {"query": "x", "response": "y", "ttl_seconds": 0}, "ttl_seconds"),
     ("semantic_cache_response", {"query": "x", "response": "y", "timestamp": "2026-13-01"}, "timestamp"),

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from mcp import Client
 from temporalio.client import Client as TemporalClient
 
 from activities.memory import memory_workflow_id
@@ -56,6 +57,7 @@ async def record() -> None:
                 remembering = temporal.get_workflow_handle(memory_workflow_id("durable-context", "default"))
                 await remembering.result()
                 await write(temporal, "UserMemoryWorkflow", remembering.id)
+                await record_group(client, temporal)
             assert addresses.temporal is not None
             settings = bedrock.settings | {"TEMPORAL_ADDRESS": addresses.temporal}
             bedrock.failures = [(429, "ThrottlingException", "slow down")] * 4
@@ -68,6 +70,23 @@ async def record() -> None:
             commands = "WorkflowType IN ('DataIngestionWorkflow', 'ReembeddingWorkflow')"
             async for execution in temporal.list_workflows(commands):
                 await write(temporal, execution.workflow_type, execution.id)
+
+
+async def record_group(client: Client, temporal: TemporalClient) -> None:
+    """Say more of what was said, and write down what becomes of both memories."""
+    remembering = temporal.get_workflow_handle(memory_workflow_id("durable-context", "default"))
+    tool, arguments = CALLS["MemoryStorageWorkflow"]
+    await client.call_tool(tool, arguments | {"text": "Please remember that I live in Oslo near the harbour."})
+    await remembering.result()
+    await write(temporal, "UserMemoryWorkflow.consolidating", remembering.id)
+    listed = await client.call_tool("list_memories", {})
+    assert listed.structured_content is not None
+    (parent,) = listed.structured_content["memories"]
+    key = {"memory_id": parent["memory_id"]}
+    pinned, split = await client.call_tool("pin_memory", key), await client.call_tool("split_memory", key)
+    for name, result in (("MemoryList", listed), ("MemoryPin", pinned), ("MemorySplit", split)):
+        assert result.meta is not None
+        await write(temporal, f"{name}Workflow", result.meta["durable-context/workflow_id"])
 
 
 async def write(temporal: TemporalClient, name: str, workflow_id: str) -> None:

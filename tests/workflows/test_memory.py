@@ -91,7 +91,9 @@ async def settled(temporal: Client, user: str) -> bool:
 
 async def sources(store: OpenedStore, user: str) -> list[list[str]]:
     """The messages that each of the user's memories was formed from."""
-    query = MemoryQuery(user_id=user, text="", limit=100, embedding=EAST, retrieval_id="r")
+    query = MemoryQuery(
+        user_id=user, text="", limit=100, embedding=EAST, retrieval_id="r", now=datetime(2026, 5, 4, tzinfo=UTC)
+    )
     return sorted(one.source_messages for one in (await (await store()).recall(query)).similar_memories)
 
 
