@@ -11,7 +11,7 @@ there, none more.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from unicodedata import normalize
@@ -253,6 +253,12 @@ def same_statement(left: str, right: str) -> bool:
     return len(contents) > 0 and _rotated(contents, other.contents)
 
 
+def statement_keys(text: str) -> list[Hashable]:
+    """What texts that say the same have at least one of in common, so that not all of them need be compared."""
+    statement = read(text)
+    return [statement.plain, tuple(sorted(statement.contents))]
+
+
 def same_matter(left: str, right: str) -> bool:
     """Whether one text says what the other says, or denies it, and may say more. Symmetric; not transitive.
 
@@ -329,13 +335,36 @@ def same_topic(left: str, right: str) -> bool:
     They may not be about two people, and have in common half of the shorter one's content words, or a word about where
     somebody lives, what they do for a living or whom they love: what changes there is often said in other words.
     """
-    one, other = read(left), read(right)
-    if not (one.comparable and other.comparable) or (about := _about(one)) != _about(other):
+    one, other = _topic(left), _topic(right)
+    if one is None or other is None or one.about != other.about:
         return False
-    mine, theirs = set(one.contents) - _COMMON_VERBS, set(other.contents) - _COMMON_VERBS
-    if about is not None and any(mine & family and theirs & family for family in _FAMILIES):
+    if one.about is not None and one.families & other.families:
         return True
-    return len(mine & theirs) * 2 >= max(1, min(len(mine), len(theirs)))
+    return len(one.words & other.words) * 2 >= max(1, min(len(one.words), len(other.words)))
+
+
+@dataclass(frozen=True)
+class _Topic:
+    """What a statement is compared by in `same_topic`.
+
+    Attributes:
+        families: Which of `_FAMILIES` it has a word of.
+    """
+
+    about: str | None
+    words: frozenset[str]
+    families: frozenset[int]
+
+
+@lru_cache(maxsize=4096)
+def _topic(text: str) -> _Topic | None:
+    """The topic of a text; None of one that isn't a statement."""
+    statement = read(text)
+    if not statement.comparable:
+        return None
+    words = frozenset(statement.contents) - _COMMON_VERBS
+    families = frozenset(number for number, family in enumerate(_FAMILIES) if words & family)
+    return _Topic(_about(statement), words, families)
 
 
 def _about(statement: Statement) -> str | None:

@@ -4,7 +4,7 @@ Pure functions that both engines use. All of it is evaluated when it is read: ti
 """
 
 from array import array
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import sqrt
@@ -13,7 +13,7 @@ from operator import mul
 from activities.embedding_models import relevance
 from activities.errors import failure
 from activities.models import MemoryOrder, SimilarMemory
-from activities.statements import same_statement, same_topic
+from activities.statements import same_statement, same_topic, statement_keys
 from activities.store.times import micros, moment
 
 LEAST_AGE = timedelta(minutes=1)
@@ -90,16 +90,14 @@ def rank(
         )
         scored.append(memory.model_copy(update={"strength": strong, "score": total}))
     scored.sort(key=lambda one: (-one.score, -one.similarity, one.memory_id))
-    waiting: list[SimilarMemory] = []
-    for memory in scored:
-        if not any(_says_the_same(memory, better) for better in waiting):
-            waiting.append(memory)
+    waiting = _each_once(scored)
     ranked: list[SimilarMemory] = []
     while waiting and len(ranked) < limit:
-        best = waiting.pop(0)
-        near = [one for one in waiting if _is_same_topic(best, one, vectors, unrelated)]
-        waiting = [one for one in waiting if one not in near]
-        ranked += sorted([best, *near], key=lambda one: -micros(one.created_at))
+        best, *others = waiting
+        place, waiting = [best], []
+        for one in others:
+            (place if _is_same_topic(best, one, vectors, unrelated) else waiting).append(one)
+        ranked += sorted(place, key=lambda one: -micros(one.created_at))
     return ranked[:limit]
 
 
@@ -107,8 +105,17 @@ def _contents(memory: SimilarMemory) -> list[str]:
     return [child.content for child in memory.children] or [memory.content]
 
 
-def _says_the_same(one: SimilarMemory, other: SimilarMemory) -> bool:
-    return any(same_statement(mine, theirs) for mine in _contents(one) for theirs in _contents(other))
+def _each_once(memories: Sequence[SimilarMemory]) -> list[SimilarMemory]:
+    """Those that say nothing that one before them says."""
+    kept: list[SimilarMemory] = []
+    said: dict[Hashable, list[str]] = {}
+    for memory in memories:
+        contents = [(content, key) for content in _contents(memory) for key in statement_keys(content)]
+        if not any(same_statement(content, other) for content, key in contents for other in said.get(key, [])):
+            kept.append(memory)
+            for content, key in contents:
+                said.setdefault(key, []).append(content)
+    return kept
 
 
 def _is_same_topic(best: SimilarMemory, other: SimilarMemory, vectors: Mapping[str, bytes], unrelated: float) -> bool:

@@ -31,6 +31,10 @@ from activities.store.sqlite_search import add_vector, forget, nearest
 from activities.store.times import micros
 
 _SAID = "memory_id, content, created_at, parent, apart"
+_WITH_CHILDREN = (
+    "select id from memory_nodes where user_id = ? and memory_id = ? "
+    "union all select id from memory_nodes where user_id = ? and parent = ?"
+)
 _SHOWN = "memory_id, content, summary, importance, access_count, created_at, last_accessed_at, pinned, level"
 
 
@@ -102,8 +106,7 @@ def prune(db: apsw.Connection, user_id: str, budget: int, now: datetime) -> int:
         return 0
     weak = weakest(roots(db, user_id), budget, now)
     for memory_id in weak:
-        where = "from memory_nodes where user_id = ? and (memory_id = ? or parent = ?)"
-        forget(db, "memory_nodes", db.execute(f"select id {where}", (user_id, memory_id, memory_id)).fetchall())
+        forget(db, "memory_nodes", db.execute(_WITH_CHILDREN, (user_id, memory_id, user_id, memory_id)).fetchall())
     return len(weak)
 
 
@@ -120,9 +123,8 @@ def _children(db: apsw.Connection, user_id: str, parent: str) -> list[MemoryChil
 def _sources(db: apsw.Connection, user_id: str, memory_id: str) -> list[str]:
     """Ids of the messages that a memory or its children were formed from, in the order of forming."""
     found = db.execute(
-        "select s.message_id from memory_sources s join memory_nodes n on n.id = s.node "
-        "where n.user_id = ? and (n.memory_id = ? or n.parent = ?) order by s.id",
-        (user_id, memory_id, memory_id),
+        f"select message_id from memory_sources where node in ({_WITH_CHILDREN}) order by id",
+        (user_id, memory_id, user_id, memory_id),
     )
     return [str(message_id) for (message_id,) in found]
 

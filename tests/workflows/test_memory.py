@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,15 +12,20 @@ from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment
 from temporalio.workflow import Info
 
-from activities.bedrock import BedrockText
+from activities.bedrock import BedrockActivities, BedrockEmbeddings, BedrockText
 from activities.errors import failure
 from activities.memory import MemoryActivities, memory_workflow_id
 from activities.models import (
     Assessment,
     EmbeddingModel,
+    ListMemoriesParams,
+    MemoryGroup,
+    MemoryKey,
+    MemoryParent,
     MemoryQuery,
     Message,
     MessageKey,
+    Side,
     StoredMessage,
     pack_vector,
 )
@@ -138,3 +143,62 @@ async def test_nothing_is_lost_where_it_continues_as_new_while_messages_come(
 async def test_users_and_deployments_have_a_workflow_each() -> None:
     places = [("a", "ann"), ("a", "bob"), ("b", "ann"), ("aa", "nn")]
     assert len({memory_workflow_id(task_queue, user_id) for task_queue, user_id in places}) == len(places)
+
+
+class Interrupted(MemoryActivities):
+    """The activities, of which each step of consolidation is cut off once after its work is done."""
+
+    def __init__(self, store: OpenedStore, text: BedrockText) -> None:
+        super().__init__(store, text, budget=1000)
+        self.interrupted: set[str] = set()
+
+    def _interrupt(self, name: str) -> None:
+        if name not in self.interrupted:
+            self.interrupted.add(name)
+            raise failure("unavailable", "cut off")
+
+    @activity.defn
+    async def plan_group(self, key: MemoryKey) -> MemoryGroup | None:
+        group = await super().plan_group(key)
+        self._interrupt("plan")
+        return group
+
+    @activity.defn
+    async def summarise_group(self, group: MemoryGroup) -> str:
+        summary = await super().summarise_group(group)
+        self._interrupt("summarise")
+        return summary
+
+    @activity.defn
+    async def put_parent(self, parent: MemoryParent) -> bool:
+        stored = await super().put_parent(parent)
+        self._interrupt("put")
+        return stored
+
+
+class Eastward(BedrockEmbeddings):
+    """Gives every text the same vector."""
+
+    async def embed(self, texts: Sequence[str], side: Side) -> list[bytes]:
+        return [EAST for _ in texts]
+
+
+async def test_a_consolidation_that_is_cut_off_at_every_step_is_done_once(
+    temporal: Client, stack: Addresses, store: OpenedStore, user: str
+) -> None:
+    text = BedrockText("local.extractive", None, stack.models)
+    activities = Interrupted(store, text)
+    embedding = BedrockActivities(Eastward("amazon.titan-embed-text-v2:0", 256, "eu-central-1", None), text)
+    places = ["Oslo", "Oslo near the harbour", "Oslo near the harbour with Ada"]
+    async with build_worker(temporal, user, [activities, embedding]):
+        for number, place in enumerate(places):
+            message = said(user, number).model_copy(update={"text": f"Please remember that I live in {place}."})
+            await activities.store_message(message)
+            await pass_on(temporal, activities, user, message.message_id)
+        await settled(temporal, user)
+
+    assert activities.interrupted == {"plan", "summarise", "put"}
+    (parent,), _ = await (await store()).list_memories(ListMemoriesParams(user_id=user), datetime.now(UTC))
+    assert [child.memory_id for child in parent.children] == ["m2-memory", "m1-memory", "m0-memory"]
+    assert (parent.access_count, parent.source_messages) == (0, ["m0", "m1", "m2"])
+    assert "Oslo" in parent.summary
