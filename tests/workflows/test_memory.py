@@ -188,9 +188,9 @@ async def test_a_consolidation_that_is_cut_off_at_every_step_is_done_once(
 ) -> None:
     text = BedrockText("local.extractive", None, stack.models)
     activities = Interrupted(store, text)
-    embedding = BedrockActivities(Eastward("amazon.titan-embed-text-v2:0", 256, "eu-central-1", None), text)
+    embedding = BedrockActivities(Eastward("amazon.titan-embed-text-v2:0", 256, "eu-central-1", None))
     places = ["Oslo", "Oslo near the harbour", "Oslo near the harbour with Ada"]
-    async with build_worker(temporal, user, [activities, embedding]):
+    async with build_worker(temporal, user, [activities, embedding, SummaryActivities(store, text)]):
         for number, place in enumerate(places):
             message = said(user, number).model_copy(update={"text": f"Please remember that I live in {place}."})
             await activities.store_message(message)
