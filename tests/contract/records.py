@@ -146,6 +146,8 @@ def entry(entry_id: str, query_hash: str, embedding: bytes = EAST, minutes: int 
 def downgrade(file: Path) -> None:
     """Make of a file what releases with schema 2 kept in it."""
     db = apsw.Connection(str(file))
+    db.execute("drop table summaries; drop index conversations_summary")
+    db.execute("alter table conversations drop column summary_id")
     db.execute("drop index memory_nodes_roots; drop index memory_nodes_children")
     for column in ("last_accessed_at", "pinned", "apart"):
         db.execute(f"alter table memory_nodes drop column {column}")

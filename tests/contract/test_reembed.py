@@ -515,8 +515,6 @@ async def test_a_file_of_the_first_schema_is_upgraded_in_place(file: Path, door:
     for (trigger,) in db.execute("select name from sqlite_schema where type = 'trigger'").fetchall():
         db.execute(f"drop trigger {trigger}")
     db.execute("drop table reembedding; drop table reembedded; pragma user_version = 1")
-    db.execute("drop table summaries; drop index conversations_summary")
-    db.execute("alter table conversations drop column summary_id")
     db.close()
 
     engine, mover = Engine("sqlite", str(file)), SqliteStore(file)

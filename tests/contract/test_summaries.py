@@ -6,7 +6,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import apsw
 import pytest
 
 from activities.bedrock import BedrockText
@@ -19,10 +18,9 @@ from activities.models import (
 )
 from activities.store.base import OpenedStore, Store
 from activities.store.sqlite import SqliteStore
-from activities.store.sqlite_schema import _REEMBEDDING, _SCHEMA
 from activities.summaries import MATERIAL_CHARACTERS, MESSAGES_AT_ONCE, SummaryActivities
 from mcp_server.local.stack import Addresses
-from tests.contract.records import MODEL, NOON, message
+from tests.contract.records import MODEL, NOON, downgrade, message
 
 
 def summary(covered: int, text: str = "said", summary_id: str = "s", **fields: Any) -> Summary:
@@ -152,13 +150,13 @@ async def test_summaries_are_their_users_and_in_the_order_asked_for(store: Store
 
 async def test_messages_of_an_older_file_are_covered_by_no_summary(tmp_path: Path) -> None:
     file = tmp_path / "store.db"
-    db = apsw.Connection(str(file))
-    db.execute(_SCHEMA + _REEMBEDDING + "pragma user_version = 2")
-    values = "insert into conversations values(1, 'm1', 'ann', 'c', 0, 'human', 'text 1')"
-    db.execute(values)
-    db.close()
-
     store = SqliteStore(file)
+    await store.open(MODEL)
+    await put(store, 1)
+    assert await store.put_summary(summary(1), ["m1"])
+    await store.close()
+    downgrade(file)
+
     await store.open(MODEL)
 
     assert await uncovered(store) == ["m1"]
