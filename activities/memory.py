@@ -37,15 +37,14 @@ from activities.models import (
     StoredMessage,
     UserMemoryParams,
 )
-from activities.store.base import OpenedStore
+from activities.store.base import SUMMARY_CHARACTERS, OpenedStore
+from activities.store.words import opening
 
 SIGNIFICANCE = 0.3
 """Least importance of a message that may become a memory."""
 
 ASSESSMENTS = 2
 """How often a language model is asked for one that holds to the schema."""
-
-SUMMARY_CHARACTERS = 300
 
 NEIGHBOUR_CHARACTERS = 1_000
 """Length to which the messages around a recalled one are cut."""
@@ -103,10 +102,7 @@ def heuristic_importance(text: str) -> float:
 
 def heuristic_assessment(text: str) -> Assessment:
     """What embedded mode makes of a message: importance by its surface, and its own beginning as the summary."""
-    summary = " ".join(text.split())
-    if len(summary) > SUMMARY_CHARACTERS:
-        summary = summary[: SUMMARY_CHARACTERS - 1].rsplit(" ", 1)[0] + "…"
-    return Assessment(importance=heuristic_importance(text), summary=summary)
+    return Assessment(importance=heuristic_importance(text), summary=opening(text, SUMMARY_CHARACTERS))
 
 
 def read_assessment(answer: str) -> Assessment | None:

@@ -486,6 +486,102 @@ class CacheCheckResult(Model):
     expires_at: AwareDatetime | None = None
 
 
+# Forgetting
+
+RecordKind = Literal["message", "memory", "cached_answer"]
+
+
+class ForgetParams(Model):
+    """What to forget: exactly one of `ids`, `conversation_id`, `query` and `everything` is given."""
+
+    user_id: str
+    ids: list[str] | None = None
+    conversation_id: str | None = None
+    query: str | None = None
+    everything: bool = False
+    limit: int = 20
+    threshold: float | None = None
+    confirmation: str | None = None
+
+
+class ForgetQuery(Model):
+    """A query whose matches are to be shown, already embedded."""
+
+    user_id: str
+    query: str
+    limit: int
+    threshold: float | None = Field(description="Least cosine similarity of a match; null for the model's default.")
+    embedding: bytes
+
+
+class ForgetIds(Model):
+    user_id: str
+    ids: list[str]
+
+
+class ForgetTarget(Model):
+    """What the store is to forget: some records, a conversation, or everything but documents."""
+
+    user_id: str
+    ids: list[str] | None = None
+    conversation_id: str | None = None
+    everything: bool = False
+
+
+class ForgetMatch(Model):
+    """A record that forgetting removes."""
+
+    id: str
+    kind: RecordKind
+    text: str = Field(description="What a message or memory says, or a cached question and its answer; cut to size.")
+    created_at: AwareDatetime
+    conversation_id: str | None = Field(default=None, description="Of a message.")
+    similarity: float | None = Field(
+        default=None,
+        description="Cosine similarity to the query; null for what only goes with a match: the messages that a memory "
+        "formed from, a memory that formed from those alone, a cached answer that holds one word for word.",
+    )
+
+
+class ForgetPreview(Model):
+    """What a query matches, and the token that stands for exactly these records."""
+
+    matches: list[ForgetMatch]
+    confirmation: str | None = Field(description="Null where nothing matches.")
+
+
+class ForgetSelection(Model):
+    """Ids of records that go together, and those that were asked for and aren't there."""
+
+    ids: list[str]
+    unknown: list[str]
+
+
+class Forgotten(Model):
+    """How many records were removed."""
+
+    messages: int = 0
+    memories: int = 0
+    cached_answers: int = 0
+    complete: bool = Field(default=True, description="Whether nothing is left to remove.")
+
+
+class ForgetResult(Model):
+    messages: int = Field(default=0, description="Messages removed.")
+    memories: int = Field(default=0, description="Memories removed.")
+    cached_answers: int = Field(default=0, description="Cached answers removed.")
+    unknown_ids: list[str] = Field(
+        default_factory=list, description="Those of ids that aren't the user's, or are gone already."
+    )
+    matches: list[ForgetMatch] = Field(
+        default_factory=list,
+        description="What the query matches, most similar first, then what goes with it. Nothing of it is removed yet.",
+    )
+    confirmation: str | None = Field(
+        default=None, description="Give it back with the same arguments to remove all of matches, and nothing else."
+    )
+
+
 # Web search
 
 Topic = Literal["general", "news", "finance"]

@@ -7,7 +7,6 @@ the user's newest records (`atlas_search.Query.add_recent`).
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import os
 import random
@@ -53,6 +52,10 @@ from activities.models import (
     DocumentQuery,
     EmbeddingModel,
     ExternalCollection,
+    ForgetMatch,
+    ForgetQuery,
+    ForgetTarget,
+    Forgotten,
     FormedMemory,
     ListMemoriesParams,
     Memory,
@@ -62,16 +65,18 @@ from activities.models import (
     Message,
     Recollection,
     RecordEmbedding,
+    RecordKind,
     RecordText,
     Reembedding,
     RelatedMessage,
     SearchHit,
     Summary,
 )
-from activities.store import atlas_reembed, atlas_summaries
+from activities.store import atlas_forget, atlas_reembed, atlas_summaries
 from activities.store.atlas_building import build, refuse, reports_of, searched_indexes
 from activities.store.atlas_errors import explain, unusable
 from activities.store.atlas_external import hits_of, misdeclared, query_of
+from activities.store.atlas_forget import match_of
 from activities.store.atlas_indexes import (
     COLLECTIONS,
     TEXT_INDEX,
@@ -84,9 +89,10 @@ from activities.store.atlas_indexes import (
 )
 from activities.store.atlas_memory import AtlasMemories
 from activities.store.atlas_reembed import PASS_SECONDS, PROGRESS_SECONDS
-from activities.store.atlas_search import Document, Found, Query, Target, dot, key_of, mql
+from activities.store.atlas_search import Document, Found, Query, Target, digest, dot, key_of, mql
 from activities.store.base import NEIGHBOURS, check_chunks, metadata_json, mismatch, unknown_collection
 from activities.store.filters import Condition, Node, parse_filter
+from activities.store.forgetting import LOOKED_AT, meant
 from activities.store.times import micros, moment
 from activities.store.vectors import searchable
 
@@ -128,10 +134,6 @@ _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 class _ConflictError(Exception):
     """Two transactions met: this one is tried again."""
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 class AtlasDatabase:
@@ -568,7 +570,7 @@ class AtlasStore:
     async def source_hash(self, user_id: str, collection: str, source: str) -> str | None:
         _ = self._opened_with
         async with self._db.explained():
-            found = await self._db.collection("sources").find_one({"_id": _digest(user_id, collection, source)})
+            found = await self._db.collection("sources").find_one({"_id": digest(user_id, collection, source)})
         return str(found["content_hash"]) if found else None
 
     async def replace_source(self, user_id: str, collection: str, source: str, chunks: list[Chunk]) -> None:
@@ -576,7 +578,7 @@ class AtlasStore:
             raise failure("rejected", f"collection '{collection}' is declared in EXTERNAL_COLLECTIONS: it is only read")
         check_chunks(user_id, collection, source, chunks)
         share = {"user_id": user_id, "collection": collection, "source": source}
-        key = {"_id": _digest(user_id, collection, source)}
+        key = {"_id": digest(user_id, collection, source)}
         records = [
             {
                 "_id": chunk.chunk_id,
@@ -908,7 +910,7 @@ class AtlasStore:
     # Semantic cache
 
     async def put_cache_entry(self, entry: CacheEntry) -> None:
-        key = {"_id": _digest(entry.user_id, entry.query_hash)}
+        key = {"_id": digest(entry.user_id, entry.query_hash)}
         record = {
             **key,
             **entry.model_dump(exclude={"embedding"}),
@@ -929,7 +931,7 @@ class AtlasStore:
         valid = {"user_id": user_id, "expires_at_us": {"$gt": micros(now)}}
         async with self._db.explained():
             found, _ = await asyncio.gather(
-                self._db.collection("cache").find_one({"_id": _digest(user_id, query_hash), **valid}),
+                self._db.collection("cache").find_one({"_id": digest(user_id, query_hash), **valid}),
                 self._filled("cache"),
             )
         return self._entry(found) if found else None
@@ -967,6 +969,48 @@ class AtlasStore:
         expired = {"expires_at": {"$lte": now}, "expires_at_us": {"$lte": micros(now)}}
         async with self._db.explained(PASS_SECONDS):
             return (await self._db.collection("cache").delete_many(expired)).deleted_count
+
+    # Forgetting
+
+    async def matching(self, query: ForgetQuery, threshold: float) -> list[ForgetMatch]:
+        vector, cosine = self._query_vector(query.embedding)
+        target = self._target("conversations", {"user_id": query.user_id})
+        said = Query(target, query.query, vector, LOOKED_AT, 0.5, keeps_vectors=True)
+        async with self._db.explained():
+            (ranked, found), memories, cached = await asyncio.gather(
+                self._search("conversations", said, cosine),
+                self._nearest("memory_nodes", query.user_id, vector, cosine, LOOKED_AT),
+                self._nearest("cache", query.user_id, vector, cosine, LOOKED_AT),
+            )
+        messages = [(document := found.documents[one], cosine(document)) for one, _ in ranked]
+        kinds: list[tuple[RecordKind, list[tuple[Document, float | None]]]] = [
+            ("message", messages),
+            ("memory", [*memories]),
+            ("cached_answer", [*cached]),
+        ]
+        return [
+            match
+            for kind, near in kinds
+            for match in meant(query, threshold, [match_of(kind, one, similarity) for one, similarity in near])
+        ]
+
+    async def going_with(self, user_id: str, ids: list[str]) -> list[ForgetMatch]:
+        _ = self._opened_with
+        async with self._db.explained():
+            return await atlas_forget.going_with(self._db, user_id, ids)
+
+    async def forget(self, target: ForgetTarget, most: int) -> Forgotten:
+        _ = self._opened_with
+
+        async def work(session: Session) -> Forgotten:
+            await self._filled("memory_nodes", session)
+            try:
+                return await atlas_forget.forget_some(self._db, target, most, session)
+            except DuplicateKeyError:
+                # Two were the first to change something of this user's memories.
+                raise _ConflictError from None
+
+        return await self._db.transact(work, TRANSACTION_SECONDS)
 
     # Another embedding model
 

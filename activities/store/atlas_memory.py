@@ -6,8 +6,6 @@ user's memories counts up `formed` in the user's document, so that two transacti
 """
 
 import asyncio
-import hashlib
-import json
 import random
 import time
 from array import array
@@ -32,7 +30,7 @@ from activities.models import (
     SimilarMemory,
 )
 from activities.statements import same_statement
-from activities.store.atlas_search import Document, dot
+from activities.store.atlas_search import Document, digest, dot
 from activities.store.base import ACCESSES_KEPT, AROUND, NEAREST_SAID, not_a_parent, unknown_memory
 from activities.store.fusion import candidates, check_search
 from activities.store.ranking import Vitals, page, rank, strength, weakest
@@ -47,10 +45,6 @@ FORMING_SECONDS = 8.0
 
 class _StaleError(Exception):
     """What a transaction was to act on has changed since it was read: it is read again."""
-
-
-def _content_hash(content: str) -> str:
-    return hashlib.sha256(json.dumps([content]).encode()).hexdigest()
 
 
 def _last_accessed(one: Document) -> int:
@@ -166,7 +160,7 @@ class AtlasMemories:
                 **node.model_dump(exclude={"memory_id", "embedding", "source_messages"}),
                 "created_at_us": micros(node.created_at),
                 "last_accessed_us": micros(node.created_at),
-                "content_hash": _content_hash(node.content),
+                "content_hash": digest(node.content),
                 "access_count": 0,
                 "accesses": [],
                 "pinned": False,
@@ -188,7 +182,7 @@ class AtlasMemories:
         """Id of the nearest memory that says the same."""
         nearest = await self._nearest(node.user_id, node.embedding, NEAREST_SAID)
         # However many memories were formed since the index was brought up to date: the same words are found.
-        words = {"user_id": node.user_id, "content_hash": _content_hash(node.content)}
+        words = {"user_id": node.user_id, "content_hash": digest(node.content)}
         async for one in self._nodes.find(words).limit(1):
             if vector := self._vector_of(one):
                 nearest.append((one, dot(array("f", node.embedding), array("f", vector))))
@@ -400,7 +394,7 @@ class AtlasMemories:
                 "created_at": newest,
                 "created_at_us": micros(newest),
                 "last_accessed_us": max(_last_accessed(one) for one in grown),
-                "content_hash": _content_hash(parent.content),
+                "content_hash": digest(parent.content),
                 "access_count": sum(one["access_count"] for one in grown),
                 "accesses": old["accesses"] if old else [],
                 "pinned": any(one.get("pinned", False) for one in grown),

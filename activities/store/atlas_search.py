@@ -1,18 +1,17 @@
 """Search in the Atlas store: words and filters to Atlas Search, pipelines, and what their rows mean. No driver here."""
 
-import re
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from operator import mul
 from typing import Any
-from unicodedata import category, normalize
 
 from activities.store.base import RRF_K
 from activities.store.filters import Condition, Node
 from activities.store.fusion import candidates, check_search, fuse
-from activities.store.words import UNSPACED, terms_of
+from activities.store.words import matches, terms_of
 
 Document = dict[str, Any]
 
@@ -361,6 +360,11 @@ class Query:
         return fuse([(self.weight, list(found.cosines)), (1 - self.weight, list(found.keywords))])[: self.limit]
 
 
+def digest(*parts: str) -> str:
+    """What stands for several texts, however long, in an id or an index."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
 def key_of(record_id: Any) -> str:
     """A record's `_id` as text; other people's may be of any type."""
     return record_id if isinstance(record_id, str) else f"{type(record_id).__name__} {record_id!r}"
@@ -374,18 +378,3 @@ def cosine_of(score: float) -> float:
 def dot(left: Sequence[float], right: Sequence[float]) -> float:
     """The cosine of two vectors of unit length, to the digits that Atlas's have."""
     return round(float(sum(map(mul, left, right))), SCORE_DIGITS)
-
-
-_TOKEN = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
-
-
-def _folded(text: str) -> str:
-    """`text` without case and accents."""
-    return "".join(mark for mark in normalize("NFKD", text).casefold() if category(mark) != "Mn")
-
-
-def matches(terms: Sequence[str], text: str) -> int:
-    """How many of a query's terms `text` holds word for word; the search index also knows other forms of them."""
-    words = _TOKEN.findall(_folded(normalize("NFC", text)))
-    held = set(words) | {" ".join(pair) for pair in pairwise(words)}
-    return sum(1 for term in terms if _folded(term) in held)

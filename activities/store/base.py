@@ -17,6 +17,10 @@ from activities.models import (
     ConversationMessage,
     DocumentQuery,
     EmbeddingModel,
+    ForgetMatch,
+    ForgetQuery,
+    ForgetTarget,
+    Forgotten,
     FormedMemory,
     ListMemoriesParams,
     Memory,
@@ -42,6 +46,9 @@ NEAREST_SAID = 16
 """How many of the memories nearest to a new one are looked at for one that says the same."""
 AROUND = 32
 """How many of the memories nearest to one are looked at for those that belong with it."""
+
+SUMMARY_CHARACTERS = 300
+"""Length of a memory's summary that is the beginning of what it says."""
 
 
 def mismatch(collection: str, filled_by: EmbeddingModel, model: EmbeddingModel) -> ApplicationError:
@@ -290,6 +297,35 @@ class Store(Protocol):
 
     async def purge_expired(self, now: datetime) -> int:
         """Remove every entry that expired before `now`; answer how many."""
+        ...
+
+    # Forgetting
+
+    async def matching(self, query: ForgetQuery, threshold: float) -> list[ForgetMatch]:
+        """The user's messages, memories and cached answers that `query` means, at most `query.limit` of each kind.
+
+        Of the hundred nearest of each kind, for messages by the fusion of `search_documents` with even weights, those
+        whose cosine reaches `threshold` and those that hold every term of the query word for word. Most similar first.
+        """
+        ...
+
+    async def going_with(self, user_id: str, ids: list[str]) -> list[ForgetMatch]:
+        """The user's records of these ids and all that forgetting those removes, without similarities.
+
+        A memory goes with the messages that it was formed from and that reinforced it, and goes where no message of
+        its own is left. A cached answer goes where its question or its answer is one of those messages word for word.
+        """
+        ...
+
+    async def forget(self, target: ForgetTarget, most: int) -> Forgotten:
+        """Remove what `going_with` says for the records of `target`, atomically; answer how many.
+
+        Of a conversation or of everything, at most `most` records and what goes with them: call again until the answer
+        is complete. Documents stay. A memory that loses messages and keeps others is one of those from then on: where
+        what it says came from a message that is gone, it says what the oldest message left to it says.
+
+        No memory forms of the messages afterwards, nor from an attempt to form one that is under way meanwhile.
+        """
         ...
 
     # Another embedding model

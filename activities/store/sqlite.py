@@ -24,6 +24,10 @@ from activities.models import (
     ConversationMessage,
     DocumentQuery,
     EmbeddingModel,
+    ForgetMatch,
+    ForgetQuery,
+    ForgetTarget,
+    Forgotten,
     FormedMemory,
     ListMemoriesParams,
     Memory,
@@ -39,7 +43,7 @@ from activities.models import (
     SearchHit,
     Summary,
 )
-from activities.store import sqlite_memory, sqlite_reembed, sqlite_summaries
+from activities.store import sqlite_forget, sqlite_memory, sqlite_reembed, sqlite_summaries
 from activities.store.base import NEIGHBOURS, check_chunks, metadata_json, mismatch, unknown_collection
 from activities.store.filters import parse_filter
 from activities.store.sqlite_database import Database, Work
@@ -306,6 +310,18 @@ class SqliteStore:
             return len(expired)
 
         return await self._write(work)
+
+    # Forgetting
+
+    async def matching(self, query: ForgetQuery, threshold: float) -> list[ForgetMatch]:
+        vector = self._vector(query.embedding)
+        return await self._read(lambda db: sqlite_forget.matching(db, query, vector, threshold))
+
+    async def going_with(self, user_id: str, ids: list[str]) -> list[ForgetMatch]:
+        return await self._read(lambda db: sqlite_forget.going_with(db, user_id, ids))
+
+    async def forget(self, target: ForgetTarget, most: int) -> Forgotten:
+        return await self._write(lambda db: sqlite_forget.forget_some(db, target, most))
 
     # Another embedding model
 

@@ -1,7 +1,9 @@
 """What counts as a word: one definition for both engines, so that they look up the same terms of a query."""
 
 import re
-from unicodedata import normalize
+from collections.abc import Sequence
+from itertools import pairwise
+from unicodedata import category, normalize
 
 MAX_TERMS = 64
 """Most terms of a query that are looked up."""
@@ -13,6 +15,8 @@ Each of their characters is indexed alone: taken as words, a whole sentence woul
 """
 
 _TERM = re.compile(rf"([{UNSPACED}]+)|[^\W_{UNSPACED}]+")
+
+_TOKEN = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 
 _FUNCTION_WORDS = frozenset(
     re.findall(
@@ -46,3 +50,21 @@ def terms_of(query: str) -> list[str]:
         if len(terms) >= MAX_TERMS:
             break
     return ([term for term in terms if term not in _FUNCTION_WORDS] or list(terms))[:MAX_TERMS]
+
+
+def _folded(text: str) -> str:
+    """`text` without case and accents."""
+    return "".join(mark for mark in normalize("NFKD", text).casefold() if category(mark) != "Mn")
+
+
+def matches(terms: Sequence[str], text: str) -> int:
+    """How many of a query's terms `text` holds word for word; the full-text indexes also know other forms of them."""
+    words = _TOKEN.findall(_folded(normalize("NFC", text)))
+    held = set(words) | {" ".join(pair) for pair in pairwise(words)}
+    return sum(1 for term in terms if _folded(term) in held)
+
+
+def opening(text: str, length: int) -> str:
+    """The beginning of a text in one line, at most `length` characters, cut between words."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1].rsplit(" ", 1)[0] + "…"

@@ -1,0 +1,183 @@
+"""Forgetting in the Atlas store: which records go together, and their removal in one transaction."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from activities.models import ForgetMatch, ForgetTarget, Forgotten, RecordKind
+from activities.store.atlas_search import digest
+from activities.store.base import SUMMARY_CHARACTERS
+from activities.store.times import moment
+from activities.store.words import opening
+
+if TYPE_CHECKING:
+    from activities.store.atlas import AtlasDatabase
+
+Document = dict[str, Any]
+
+QUERY_CHARACTERS = 1_000_000
+"""How much text one query compares with, where there is more: MongoDB takes queries of 16 MB, and has it twice."""
+
+
+@dataclass(frozen=True)
+class _Going:
+    """Records that go together."""
+
+    messages: list[Document]
+    memories: list[Document]
+    cached: list[Document]
+
+
+def match_of(kind: RecordKind, record: Document, similarity: float | None = None) -> ForgetMatch:
+    """A record as it is shown."""
+    if kind == "cached_answer":
+        name, text, at = record["entry_id"], f"{record['query']}\n{record['response']}", record["created_at_us"]
+    elif kind == "memory":
+        name, text, at = record["_id"], record["content"], record["created_at_us"]
+    else:
+        name, text, at = record["_id"], record["text"], record["timestamp_us"]
+    within = record.get("conversation_id")
+    return ForgetMatch(
+        id=name, kind=kind, text=text, created_at=moment(at), conversation_id=within, similarity=similarity
+    )
+
+
+async def going_with(db: "AtlasDatabase", user_id: str, ids: list[str]) -> list[ForgetMatch]:
+    going = await _going(db, user_id, ids)
+    return [
+        *(match_of("message", one) for one in going.messages),
+        *(match_of("memory", one) for one in going.memories),
+        *(match_of("cached_answer", one) for one in going.cached),
+    ]
+
+
+async def _going(db: "AtlasDatabase", user_id: str, ids: list[str], session: Any = None) -> _Going:
+    """The records that go where the records of these ids go."""
+
+    async def read(collection: str, where: Document, *fields: str) -> dict[str, Document]:
+        found = db.collection(collection).find({"user_id": user_id, **where}, list(fields), session=session)
+        return {one["_id"]: one async for one in found}
+
+    memory_fields = ("content", "created_at_us", "sources")
+    memories = await read("memory_nodes", {"_id": {"$in": ids}}, *memory_fields)
+    among = {"_id": {"$in": [*ids, *_sources_of(memories.values())]}}
+    messages = await read("conversations", among, "text", "timestamp_us", "conversation_id")
+    losing = await read("memory_nodes", {"sources.message_id": {"$in": list(messages)}}, *memory_fields)
+    left = [one for one in _sources_of(losing.values()) if one not in messages]
+    kept = await read("conversations", {"_id": {"$in": left}}, "_id")
+    memories |= {one["_id"]: one for one in losing.values() if kept.keys().isdisjoint(_sources_of([one]))}
+    cache_fields = ("entry_id", "query", "response", "created_at_us")
+    cached = await read("cache", {"entry_id": {"$in": ids}}, *cache_fields)
+    for texts in _slices(one["text"] for one in messages.values()):
+        said = {"$in": texts}
+        cached |= await read("cache", {"$or": [{"query": said}, {"response": said}]}, *cache_fields)
+    return _Going(list(messages.values()), list(memories.values()), list(cached.values()))
+
+
+def _sources_of(memories: Iterable[Document]) -> list[str]:
+    return [source["message_id"] for memory in memories for source in memory["sources"]]
+
+
+def _slices(texts: Iterable[str]) -> Iterator[list[str]]:
+    """The texts, each once, in lists that a query may compare with."""
+    part: list[str] = []
+    size = 0
+    for text in set(texts):
+        if part and size + len(text) > QUERY_CHARACTERS:
+            yield part
+            part, size = [], 0
+        part.append(text)
+        size += len(text)
+    if part:
+        yield part
+
+
+async def forget_some(db: "AtlasDatabase", target: ForgetTarget, most: int, session: Any) -> Forgotten:
+    """Do it in a transaction."""
+    user_id = target.user_id
+    ids, complete = await _ids(db, target, most, session)
+    going = await _going(db, user_id, ids, session)
+    counts = Forgotten(
+        messages=len(going.messages),
+        memories=len(going.memories),
+        cached_answers=len(going.cached),
+        complete=complete,
+    )
+    if not (going.messages or going.memories or going.cached):
+        return counts
+    # Whoever is forming a memory of these messages changes this too: one of the two transactions sees the other.
+    await db.collection("users").update_one({"_id": user_id}, {"$inc": {"formed": 1}}, upsert=True, session=session)
+    for collection, records in (("memory_nodes", going.memories), ("cache", going.cached)):
+        among = {"_id": {"$in": [one["_id"] for one in records]}, "user_id": user_id}
+        await db.collection(collection).delete_many(among, session=session)
+    await _remove_messages(db, user_id, [one["_id"] for one in going.messages], session)
+    return counts
+
+
+async def _ids(db: "AtlasDatabase", target: ForgetTarget, most: int, session: Any) -> tuple[list[str], bool]:
+    """Ids of the records to begin with, and whether there are no others."""
+    if target.ids is not None:
+        return target.ids, True
+
+    async def first(collection: str, key: str, **where: str) -> list[str]:
+        found = db.collection(collection).find({"user_id": target.user_id, **where}, [key], session=session)
+        return [one[key] async for one in found.limit(most)]
+
+    if target.conversation_id is not None:
+        ids = await first("conversations", "_id", conversation_id=target.conversation_id)
+        return ids, len(ids) < most
+    if not target.everything:
+        return [], True
+    # Messages last: with the others gone, nothing needs to be looked for that goes with them.
+    for collection, key in (("cache", "entry_id"), ("memory_nodes", "_id"), ("conversations", "_id")):
+        if ids := await first(collection, key):
+            return ids, False
+    return [], True
+
+
+async def _remove_messages(db: "AtlasDatabase", user_id: str, ids: list[str], session: Any) -> None:
+    """Remove messages, and what memories that stay have of them; whatever else holds a message's text is to be brought
+    up to date here."""
+    conversations, memories = db.collection("conversations"), db.collection("memory_nodes")
+    await conversations.delete_many({"_id": {"$in": ids}, "user_id": user_id}, session=session)
+    losing = memories.find({"user_id": user_id, "sources.message_id": {"$in": ids}}, session=session)
+    for memory in await losing.to_list(None):
+        change = await _without(db, memory, set(ids), session)
+        await memories.update_one({"_id": memory["_id"], "user_id": user_id}, change, session=session)
+
+
+async def _without(db: "AtlasDatabase", memory: Document, ids: set[str], session: Any) -> Document:
+    """What changes of a memory that loses messages, and that others are left to.
+
+    Where what it says came from one of them, it says what the oldest message that is left says. Neither these messages
+    nor that one count as said again any more; importance stays.
+    """
+    lost = [source for source in memory["sources"] if source["message_id"] in ids]
+    left = [source for source in memory["sources"] if source["message_id"] not in ids]
+    changed: Document = {
+        "sources": left,
+        "access_count": max(0, memory["access_count"] - len(lost)),
+        "changed_at": datetime.now(UTC),
+    }
+    if all(source["reinforced"] for source in lost):
+        return {"$set": changed}
+    there = {"_id": {"$in": [source["message_id"] for source in left]}, "user_id": memory["user_id"]}
+    oldest = db.collection("conversations").find(there, session=session).sort([("timestamp_us", 1), ("stored_at", 1)])
+    [message] = await oldest.limit(1).to_list(None)
+    changed |= {
+        "sources": [
+            source | {"reinforced": source["reinforced"] and source["message_id"] != message["_id"]} for source in left
+        ],
+        "content": message["text"],
+        "content_hash": digest(message["text"]),
+        "summary": opening(message["text"], SUMMARY_CHARACTERS),
+        "created_at": message["timestamp"],
+        "created_at_us": message["timestamp_us"],
+        "embedded_by": message["embedded_by"],
+    }
+    # The message's own vectors: both collections embed the same text on the same side.
+    fields = {*memory["embedded_by"], *message["embedded_by"], "awaits"}
+    changed |= {field: message[field] for field in fields if field in message}
+    gone = {field: "" for field in fields if field in memory and field not in message}
+    return {"$set": changed} | ({"$unset": gone} if gone else {})
