@@ -109,6 +109,13 @@ class Demo:
         self._tell(await self.call("check_semantic_cache", query="What's the capital city of Portugal?"))
         self._tell(await self.call("check_semantic_cache", query="How long does a sourdough loaf bake?"))
 
+        unwanted = {"query": "hazelnuts", "limit": 1}
+        shown = _content(await self.call("forget", **unwanted))
+        for match in shown["matches"]:
+            console.print(f"  would forget a {match['kind']}: {escape(match['text'])}")
+        forgotten = _content(await self.call("forget", **unwanted, confirmation=shown["confirmation"]))
+        console.print(f"  forgotten: {forgotten['messages']} messages, {forgotten['memories']} memories")
+
         web = await self.call("search_web", query="Temporal durable execution", max_results=2)
         for found in (web.structured_content or {}).get("results", []):
             console.print(f"  {found['score']:.2f}  {escape(found['title'])}  {found['url']}")

@@ -131,6 +131,8 @@ def build_activities(settings: Settings, parts: Parts) -> list[object]:
     from activities.bedrock import BedrockActivities
     from activities.cache import CacheActivities, default_threshold
     from activities.documents import DocumentActivities
+    from activities.forget import ForgetActivities
+    from activities.forget import default_threshold as default_likeness
     from activities.memory import MemoryActivities
     from activities.reembed import ReembedActivities
     from activities.search import SearchActivities
@@ -145,6 +147,7 @@ def build_activities(settings: Settings, parts: Parts) -> list[object]:
         BedrockActivities(parts.embeddings),
         CacheActivities(parts.store, threshold),
         DocumentActivities(parts.store, parts.embeddings),
+        ForgetActivities(parts.store, default_likeness(parts.embeddings.model.model_id)),
         MemoryActivities(parts.store, parts.text, settings.memory_budget),
         ReembedActivities(parts.store.unopened, parts.embeddings),
         SearchActivities(parts.store),

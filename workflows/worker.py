@@ -11,6 +11,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from workflows.cache import CacheStorageWorkflow, SemanticCacheCheckWorkflow
 from workflows.documents import DataIngestionWorkflow
+from workflows.forget import ForgetWorkflow
 from workflows.memory import (
     MemoryListWorkflow,
     MemoryPinWorkflow,
@@ -31,6 +32,7 @@ CONCURRENT_ACTIVITIES = 64
 WORKFLOWS: list[type[Any]] = [
     CacheStorageWorkflow,
     DataIngestionWorkflow,
+    ForgetWorkflow,
     HybridSearchWorkflow,
     MemoryListWorkflow,
     MemoryPinWorkflow,

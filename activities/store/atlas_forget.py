@@ -44,7 +44,8 @@ def match_of(kind: RecordKind, record: Document, similarity: float | None = None
 
 
 async def going_with(db: "AtlasDatabase", user_id: str, ids: list[str]) -> list[ForgetMatch]:
-    going = await _going(db, user_id, ids)
+    named = db.collection("memory_nodes").find({"_id": {"$in": ids}, "user_id": user_id}, ["sources"])
+    going = await _going(db, user_id, [*ids, *_sources_of(await named.to_list(None))])
     return [
         *(match_of("message", one) for one in going.messages),
         *(match_of("memory", one) for one in going.memories),
@@ -53,20 +54,18 @@ async def going_with(db: "AtlasDatabase", user_id: str, ids: list[str]) -> list[
 
 
 async def _going(db: "AtlasDatabase", user_id: str, ids: list[str], session: Any = None) -> _Going:
-    """The records that go where the records of these ids go."""
+    """The records that go where the records of these ids go, memories only where no other message is left to them."""
 
     async def read(collection: str, where: Document, *fields: str) -> dict[str, Document]:
         found = db.collection(collection).find({"user_id": user_id, **where}, list(fields), session=session)
         return {one["_id"]: one async for one in found}
 
-    memory_fields = ("content", "created_at_us", "sources")
-    memories = await read("memory_nodes", {"_id": {"$in": ids}}, *memory_fields)
-    among = {"_id": {"$in": [*ids, *_sources_of(memories.values())]}}
-    messages = await read("conversations", among, "text", "timestamp_us", "conversation_id")
-    losing = await read("memory_nodes", {"sources.message_id": {"$in": list(messages)}}, *memory_fields)
-    left = [one for one in _sources_of(losing.values()) if one not in messages]
-    kept = await read("conversations", {"_id": {"$in": left}}, "_id")
-    memories |= {one["_id"]: one for one in losing.values() if kept.keys().isdisjoint(_sources_of([one]))}
+    messages = await read("conversations", {"_id": {"$in": ids}}, "text", "timestamp_us", "conversation_id")
+    losing = {"$or": [{"_id": {"$in": ids}}, {"sources.message_id": {"$in": list(messages)}}]}
+    memories = await read("memory_nodes", losing, "content", "created_at_us", "sources")
+    others = [one for one in _sources_of(memories.values()) if one not in messages]
+    left = await read("conversations", {"_id": {"$in": others}}, "_id")
+    memories = {name: one for name, one in memories.items() if left.keys().isdisjoint(_sources_of([one]))}
     cache_fields = ("entry_id", "query", "response", "created_at_us")
     cached = await read("cache", {"entry_id": {"$in": ids}}, *cache_fields)
     for texts in _slices(one["text"] for one in messages.values()):
@@ -129,8 +128,8 @@ async def _ids(db: "AtlasDatabase", target: ForgetTarget, most: int, session: An
         return ids, len(ids) < most
     if not target.everything:
         return [], True
-    # Messages last: with the others gone, nothing needs to be looked for that goes with them.
-    for collection, key in (("cache", "entry_id"), ("memory_nodes", "_id"), ("conversations", "_id")):
+    # Answers first: then none is looked for that holds a message.
+    for collection, key in (("cache", "entry_id"), ("conversations", "_id"), ("memory_nodes", "_id")):
         if ids := await first(collection, key):
             return ids, False
     return [], True

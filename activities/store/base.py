@@ -318,11 +318,12 @@ class Store(Protocol):
         ...
 
     async def forget(self, target: ForgetTarget, most: int) -> Forgotten:
-        """Remove what `going_with` says for the records of `target`, atomically; answer how many.
+        """Remove the user's records that `target` names, and their copies, atomically; answer how many.
 
-        Of a conversation or of everything, at most `most` records and what goes with them: call again until the answer
-        is complete. Documents stay. A memory that loses messages and keeps others is one of those from then on: where
-        what it says came from a message that is gone, it says what the oldest message left to it says.
+        Of a conversation or of everything, at most `most` of them: call again until the answer is complete. Documents
+        stay. Cached answers go along as `going_with` says. A memory goes where no message of its own is left, named or
+        not. Where one is, it loses the others; and where what it says came from one of those, it says from then on what
+        the oldest message left to it says.
 
         No memory forms of the messages afterwards, nor from an attempt to form one that is under way meanwhile.
         """

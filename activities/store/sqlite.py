@@ -321,7 +321,10 @@ class SqliteStore:
         return await self._read(lambda db: sqlite_forget.going_with(db, user_id, ids))
 
     async def forget(self, target: ForgetTarget, most: int) -> Forgotten:
-        return await self._write(lambda db: sqlite_forget.forget_some(db, target, most))
+        forgotten = await self._write(lambda db: sqlite_forget.forget_some(db, target, most))
+        if forgotten.complete:
+            await self._database.empty_log()
+        return forgotten
 
     # Another embedding model
 

@@ -69,6 +69,18 @@ class Database:
             raise failure("unavailable", "the store isn't open")
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._transact, mode, work)
 
+    async def empty_log(self) -> None:
+        """Empty the write-ahead log beside the file, which keeps pages as they were before they were overwritten.
+
+        Where others read or write for longer than the busy timeout, it stays until the next time.
+        """
+        if self._pool is not None:
+            with contextlib.suppress(apsw.Error):
+                await asyncio.get_running_loop().run_in_executor(self._pool, self._empty_log)
+
+    def _empty_log(self) -> None:
+        self._connection(create=False).wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
     def _transact(self, mode: str, work: Work[T]) -> T:
         """Run `work` in a transaction on this thread's connection."""
         try:

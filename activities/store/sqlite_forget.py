@@ -43,6 +43,13 @@ def matching(db: apsw.Connection, query: ForgetQuery, vector: bytes | None, thre
 
 
 def going_with(db: apsw.Connection, user_id: str, ids: list[str]) -> list[ForgetMatch]:
+    sources = _column(
+        db,
+        "select s.message_id from memory_sources s join memory_nodes n on n.id = s.node "
+        f"where n.user_id = ? and n.memory_id {_AMONG}",
+        *(user_id, ids),
+    )
+    ids = [*ids, *sources]
     return [one for kind in _shown(db, _going(db, user_id, ids)) for one in kind]
 
 
@@ -69,28 +76,24 @@ def _shown(db: apsw.Connection, going: _Going, vector: bytes | None = None) -> l
 
 
 def _going(db: apsw.Connection, user_id: str, ids: list[str]) -> _Going:
-    """The rows that go where the records of these ids go."""
-    memories = _column(db, f"select id from memory_nodes where user_id = ? and memory_id {_AMONG}", user_id, ids)
-    messages = _column(
+    """The rows that go where the records of these ids go, memories only where no other message is left to them."""
+    messages = _column(db, f"select id from conversations where user_id = ? and message_id {_AMONG}", user_id, ids)
+    these = f"select message_id, text from conversations where id {_AMONG}"
+    memories = _column(
         db,
-        f"select id from conversations where user_id = ? and (message_id {_AMONG} or "
-        f"message_id in (select message_id from memory_sources where user_id = ? and node {_AMONG}))",
-        *(user_id, ids, user_id, memories),
+        f"with these as ({these}) select id from memory_nodes n where user_id = ? and (memory_id {_AMONG} or id in "
+        "(select node from memory_sources where user_id = ? and message_id in (select message_id from these))) "
+        "and not exists (select 1 from memory_sources s join conversations c on c.message_id = s.message_id "
+        "where s.node = n.id and c.message_id not in (select message_id from these))",
+        *(messages, user_id, ids, user_id),
     )
-    emptied = _column(
-        db,
-        f"select distinct s.node from memory_sources s where s.user_id = ? and s.message_id in "
-        f"(select message_id from conversations where id {_AMONG}) and not exists (select 1 from memory_sources o "
-        f"join conversations c on c.message_id = o.message_id where o.node = s.node and not c.id {_AMONG})",
-        *(user_id, messages, messages),
-    )
-    said = f"in (select text from conversations where id {_AMONG})"
     cached = _column(
         db,
-        f"select id from cache where user_id = ? and (entry_id {_AMONG} or query {said} or response {said})",
-        *(user_id, ids, messages, messages),
+        f"with these as ({these}) select id from cache where user_id = ? and (entry_id {_AMONG} "
+        "or query in (select text from these) or response in (select text from these))",
+        *(messages, user_id, ids),
     )
-    return _Going(messages, sorted({*memories, *emptied}), cached)
+    return _Going(messages, memories, cached)
 
 
 def forget_some(db: apsw.Connection, target: ForgetTarget, most: int) -> Forgotten:
@@ -117,8 +120,8 @@ def _ids(db: apsw.Connection, target: ForgetTarget, most: int) -> tuple[list[str
         return ids, len(ids) < most
     if not target.everything:
         return [], True
-    # Messages last: with the others gone, nothing needs to be looked for that goes with them.
-    for table, key in (("cache", "entry_id"), ("memory_nodes", "memory_id"), ("conversations", "message_id")):
+    # Answers first: then none is looked for that holds a message.
+    for table, key in (("cache", "entry_id"), ("conversations", "message_id"), ("memory_nodes", "memory_id")):
         ids = _column(db, f"select {key} from {table} where user_id = ? limit ?", target.user_id, most)
         if ids:
             return ids, False

@@ -32,7 +32,9 @@ MOST = 1000
 
 
 async def forget(store: Store, *ids: str, user: str = "ann") -> Forgotten:
-    return await store.forget(ForgetTarget(user_id=user, ids=list(ids)), MOST)
+    """Forget records and what goes with them."""
+    selected = [one.id for one in await store.going_with(user, list(ids))]
+    return await store.forget(ForgetTarget(user_id=user, ids=selected), MOST)
 
 
 async def forget_all(store: Store, most: int = MOST, **fields: Any) -> Forgotten:
@@ -190,6 +192,20 @@ async def test_a_cached_answer_goes_alone_or_with_the_message_that_it_copies(sto
     assert total(await forget(store, "other")) == (0, 0, 1)
     assert await store.nearest_cached("ann", EAST, NOON) is None
     assert await store.cached_answer("bob", "h1", NOON) is not None
+
+
+async def test_only_what_is_named_goes(store: Store) -> None:
+    await say(store, "m1", "plum")
+    await say(store, "m2", "plums")
+    await remember(store, "n", "m1")
+    selected = [one.id for one in await store.going_with("ann", ["n"])]
+    # Said after it was decided what goes.
+    await reinforce(store, "n", "m2")
+
+    assert total(await store.forget(ForgetTarget(user_id="ann", ids=selected), MOST)) == (1, 0, 0)
+
+    assert await messages(store) == {"m2"}
+    assert await memories(store) == {"n": "plums"}
 
 
 async def test_ids_that_nobody_has_change_nothing(store: Store) -> None:
@@ -402,8 +418,9 @@ async def test_what_is_forgotten_leaves_nothing_in_the_file(tmp_path: Path) -> N
     await store.put_cache_entry(entry("e", "h", WEST, query="zyzzyva one", response="zyzzyva"))
 
     assert total(await forget(store, "m1")) == (1, 0, 1)
-    await store.close()
 
+    assert b"zyzzyva" not in (tmp_path / "store.db-wal").read_bytes()
+    await store.close()
     content = file.read_bytes()
     assert b"plum" in content
     assert b"said again" in content

@@ -172,6 +172,13 @@ async def test_every_tool_answers(client: Client, temporal: TemporalClient, user
     content(await client.call_tool("semantic_cache_response", query | {"response": "8,849 m."}))
     assert content(await client.call_tool("check_semantic_cache", query))["response"] == "8,849 m."
 
+    shown = content(await client.call_tool("forget", {"query": "Ines", "user_id": user, "threshold": 1}))
+    assert {one["kind"] for one in shown["matches"]} == {"message", "memory"}
+    confirmed = {"query": "Ines", "user_id": user, "threshold": 1, "confirmation": shown["confirmation"]}
+    assert content(await client.call_tool("forget", confirmed))["memories"] == 1
+    assert content(await client.call_tool("forget", {"everything": True, "user_id": user}))["cached_answers"] == 1
+    assert not content(await client.call_tool("check_semantic_cache", query))["hit"]
+
     assert content(await client.call_tool("hybrid_search", {"query": "anything", "user_id": user}))["results"] == []
     assert "TAVILY_API_KEY" in error(await client.call_tool("search_web", {"query": "news"}))
     assert "nowhere" in error(await client.call_tool("hybrid_search", {"query": "x", "collection": "nowhere"}))

@@ -75,7 +75,7 @@ async def connected(address: str, mode: str = "auto", token: str | None = None) 
 async def test_both_revisions_work(address: str, user: str, mode: str, revision: str) -> None:
     async with connected(address, mode) as client:
         assert client.protocol_version == revision
-        assert len((await client.list_tools()).tools) == 6
+        assert len((await client.list_tools()).tools) == 7
         stored = await client.call_tool(
             "store_memory", {"conversation_id": "c", "text": "Hello there", "message_type": "human", "user_id": user}
         )

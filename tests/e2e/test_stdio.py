@@ -81,7 +81,7 @@ async def stack_gone(home: Path) -> None:
 async def test_both_revisions_work(home: Path, stack: Addresses, user: str, mode: str, revision: str) -> None:
     async with serve(home, mode=mode) as client:
         assert client.protocol_version == revision
-        assert len((await client.list_tools()).tools) == 6
+        assert len((await client.list_tools()).tools) == 7
         query = {"query": "Which revision?", "user_id": user}
         content(await client.call_tool("semantic_cache_response", query | {"response": revision}))
         assert content(await client.call_tool("check_semantic_cache", query))["response"] == revision

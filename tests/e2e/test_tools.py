@@ -20,6 +20,7 @@ TOOLS = {
     "list_memories",
     "pin_memory",
     "split_memory",
+    "forget",
     "semantic_cache_response",
     "check_semantic_cache",
     "search_web",
@@ -50,6 +51,7 @@ async def test_tools_are_described_for_a_model(client: Client) -> None:
         assert tool.annotations is not None
         assert tool.annotations.read_only_hint is not None
         assert tool.annotations.open_world_hint == (tool.name == "search_web")
+        assert bool(tool.annotations.destructive_hint) == (tool.name == "forget")
         assert tool.output_schema is not None
         assert tool.output_schema["type"] == "object"
         assert tool.input_schema["additionalProperties"] is False
@@ -338,6 +340,18 @@ BAD = [
     ("pin_memory", {"memory_id": "gone"}, "memory_id"),
     ("pin_memory", {}, "memory_id"),
     ("split_memory", {"memory_id": "gone"}, "memory_id"),
+    ("forget", {}, "exactly one of ids"),
+    ("forget", {"everything": False}, "exactly one of ids"),
+    ("forget", {"everything": True, "ids": ["x"]}, "exactly one of ids"),
+    ("forget", {"query": "x", "conversation_id": "c"}, "exactly one of ids"),
+    ("forget", {"ids": []}, "ids"),
+    ("forget", {"ids": ["x"] * 101}, "ids"),
+    ("forget", {"ids": ["x", ""]}, "ids"),
+    ("forget", {"query": " "}, "query"),
+    ("forget", {"query": "x", "limit": 101}, "limit"),
+    ("forget", {"query": "x", "threshold": 1.5}, "threshold"),
+    ("forget", {"query": "x", "confirmation": "0" * 32}, "confirmation"),
+    ("forget", {"conversation_id": "c", "confirmation": "0" * 32}, "confirmation"),
     ("semantic_cache_response", {"query": "x", "response": ""}, "response"),
     ("semantic_cache_response", {"query": "x", "response": "y", "ttl_seconds": 0}, "ttl_seconds"),
     ("semantic_cache_response", {"query": "x", "response": "y", "timestamp": "2026-13-01"}, "timestamp"),

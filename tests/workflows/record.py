@@ -19,7 +19,7 @@ from tests.e2e.test_http import run
 from tests.faults.bedrock_endpoint import serve_endpoint
 from tests.workflows.test_replay import HISTORIES
 
-CALLS = {
+CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "HybridSearchWorkflow": ("hybrid_search", {"query": "Where is the boiler?"}),
     "MemoryStorageWorkflow": (
         "store_memory",
@@ -34,6 +34,8 @@ CALLS = {
     "SemanticCacheCheckWorkflow": ("check_semantic_cache", {"query": "Where do I live?"}),
     "CacheStorageWorkflow": ("semantic_cache_response", {"query": "Where do I live?", "response": "In Oslo."}),
     "SemanticCacheCheckWorkflow.identical": ("check_semantic_cache", {"query": "Where do I live?"}),
+    "ForgetWorkflow": ("forget", {"ids": ["nowhere"]}),
+    "ForgetWorkflow.query": ("forget", {"query": "Where do I live?"}),
     "WebSearchWorkflow": ("search_web", {"query": "Oslo"}),
 }
 
