@@ -6,7 +6,7 @@ from mcp import Client
 from temporalio.client import Client as TemporalClient
 
 from tests.conftest import content, error, workflow_id
-from tests.e2e.test_tools import formed, remember
+from tests.e2e.test_tools import remember, settled
 
 TOM = "Please remember that Tom and I broke up and he lives in Bergen now."
 PEANUTS = "Please remember that I'm allergic to peanuts."
@@ -25,13 +25,20 @@ async def recall(client: Client, user: str, text: str) -> tuple[set[str], set[st
     )
 
 
+async def memory_of(client: Client, temporal: TemporalClient, user: str, message_id: str) -> str:
+    """Id of the memory that forms of a message."""
+    await settled(temporal, user)
+    found = content(await client.call_tool("retrieve_memory", {"text": "memory", "user_id": user}))
+    [memory_id] = [one["memory_id"] for one in found["similar_memories"] if message_id in one["source_messages"]]
+    return str(memory_id)
+
+
 async def test_a_memory_is_forgotten_by_id_with_its_message(
     client: Client, temporal: TemporalClient, user: str
 ) -> None:
     stored = await remember(client, user, TOM)
-    other = await remember(client, user, PEANUTS, conversation="c2")
-    memory_id = (await formed(temporal, stored["message_id"]))["memory_id"]
-    await formed(temporal, other["message_id"])
+    await remember(client, user, PEANUTS, conversation="c2")
+    memory_id = await memory_of(client, temporal, user, stored["message_id"])
 
     result = await client.call_tool("forget", {"ids": [memory_id, "no such id"], "user_id": user})
 
@@ -54,9 +61,8 @@ async def test_a_query_shows_what_it_means_and_forgets_exactly_that_once_confirm
     client: Client, temporal: TemporalClient, user: str
 ) -> None:
     stored = await remember(client, user, TOM)
-    other = await remember(client, user, PEANUTS)
-    memory_id = (await formed(temporal, stored["message_id"]))["memory_id"]
-    await formed(temporal, other["message_id"])
+    await remember(client, user, PEANUTS)
+    memory_id = await memory_of(client, temporal, user, stored["message_id"])
     cached = content(
         await client.call_tool(
             "semantic_cache_response", {"query": "Where is Tom?", "response": "In Bergen.", "user_id": user}
@@ -109,11 +115,10 @@ async def test_a_conversation_and_then_everything_is_forgotten(
     client: Client, temporal: TemporalClient, user: str
 ) -> None:
     stranger = f"{user}-stranger"
-    tom = await remember(client, user, TOM, conversation="c1")
-    peanuts = await remember(client, user, PEANUTS, conversation="c2")
+    await remember(client, user, TOM, conversation="c1")
+    await remember(client, user, PEANUTS, conversation="c2")
     await remember(client, stranger, TOM, conversation="c1")
-    for one in (tom, peanuts):
-        await formed(temporal, one["message_id"])
+    await settled(temporal, user)
     query = {"query": "Where is Tom?", "user_id": user}
     await client.call_tool("semantic_cache_response", query | {"response": "In Bergen."})
 
