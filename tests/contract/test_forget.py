@@ -190,7 +190,7 @@ async def test_a_cached_answer_goes_alone_or_with_the_message_that_it_copies(sto
     assert await store.cached_answer("ann", "h2", NOON) is None
     assert await store.cached_answer("ann", "h3", NOON) is not None
     assert total(await forget(store, "other")) == (0, 0, 1)
-    assert await store.nearest_cached("ann", EAST, NOON) is None
+    assert not await store.nearest_cached("ann", EAST, NOON)
     assert await store.cached_answer("bob", "h1", NOON) is not None
 
 
