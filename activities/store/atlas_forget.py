@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from activities.models import ForgetMatch, ForgetTarget, Forgotten, RecordKind
+from activities.store import atlas_summaries
 from activities.store.atlas_search import digest
 from activities.store.base import SUMMARY_CHARACTERS
 from activities.store.times import moment
@@ -111,6 +112,8 @@ async def forget_some(db: "AtlasDatabase", target: ForgetTarget, most: int, sess
         among = {"_id": {"$in": [one["_id"] for one in records]}, "user_id": user_id}
         await db.collection(collection).delete_many(among, session=session)
     await _remove_messages(db, user_id, [one["_id"] for one in going.messages], session)
+    for conversation_id in {one["conversation_id"] for one in going.messages}:
+        await atlas_summaries.remove(db, user_id, conversation_id, session)
     return counts
 
 

@@ -95,5 +95,5 @@ async def put(db: "AtlasDatabase", summary: Summary, covered: Sequence[str]) -> 
         return False
 
 
-async def remove(db: "AtlasDatabase", user_id: str, conversation_id: str) -> None:
-    await db.collection("summaries").delete_one(_key(user_id, conversation_id))
+async def remove(db: "AtlasDatabase", user_id: str, conversation_id: str, session: Any = None) -> None:
+    await db.collection("summaries").delete_one(_key(user_id, conversation_id), session=session)

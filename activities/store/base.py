@@ -321,9 +321,10 @@ class Store(Protocol):
         """Remove the user's records that `target` names, and their copies, atomically; answer how many.
 
         Of a conversation or of everything, at most `most` of them: call again until the answer is complete. Documents
-        stay. Cached answers go along as `going_with` says. A memory goes where no message of its own is left, named or
-        not. Where one is, it loses the others; and where what it says came from one of those, it says from then on what
-        the oldest message left to it says.
+        stay. Cached answers go along as `going_with` says, and the summaries of the messages' conversations: the next
+        ones are made of what is left. A memory goes where no message of its own is left, named or not. Where one is, it
+        loses the others; and where what it says came from one of those, it says from then on what the oldest message
+        left to it says.
 
         No memory forms of the messages afterwards, nor from an attempt to form one that is under way meanwhile.
         """

@@ -7,6 +7,7 @@ from typing import Any
 import apsw
 
 from activities.models import ForgetMatch, ForgetQuery, ForgetTarget, Forgotten, RecordKind
+from activities.store import sqlite_summaries
 from activities.store.base import SUMMARY_CHARACTERS
 from activities.store.forgetting import LOOKED_AT, meant
 from activities.store.sqlite_search import add_vector, forget, hybrid, messages_of, nearest, remove
@@ -135,6 +136,9 @@ def _remove_messages(db: apsw.Connection, user_id: str, rows: list[int]) -> None
     losing = f"select distinct node from memory_sources where user_id = ? and message_id {_AMONG}"
     for memory in _column(db, losing, user_id, ids):
         _lose_sources(db, user_id, memory, ids)
+    within = f"select distinct conversation_id from conversations where id {_AMONG}"
+    for conversation_id in _column(db, within, rows):
+        sqlite_summaries.remove(db, user_id, conversation_id)
     for message_id in ids:
         remove(db, messages_of(user_id), "message_id = ?", message_id)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from activities.models import ForgetMatch, ForgetQuery, ForgetTarget, Forgotten, Recollection
+from activities.models import ForgetMatch, ForgetQuery, ForgetTarget, Forgotten, Recollection, Summary
 from activities.store.base import Store
 from activities.store.sqlite import SqliteStore
 from tests.contract.records import (
@@ -293,6 +293,47 @@ async def test_one_user_never_forgets_for_another(store: Store) -> None:
         ForgetQuery(user_id="ann", query="plum", limit=10, threshold=None, embedding=EAST), -1
     )
     assert matches == []
+
+
+# Summaries
+
+
+def summary(conversation: str, covered: int, **fields: Any) -> Summary:
+    defaults = {"user_id": "ann", "summary_id": f"of {conversation}", "text": "zyzzyva", "model_id": "m"}
+    times = {"first_at": NOON, "last_at": NOON, "updated_at": NOON}
+    return Summary(**{**defaults, **times, **fields}, conversation_id=conversation, messages=covered)
+
+
+async def test_a_summary_goes_with_any_of_its_messages_and_the_next_is_made_of_the_others(store: Store) -> None:
+    for name, conversation in (("c1", "c"), ("c2", "c"), ("d1", "d"), ("e1", "e")):
+        await say(store, name, "zyzzyva", conversation=conversation)
+    await store.put_summary(summary("c", 2), ["c1", "c2"])
+    await store.put_summary(summary("d", 1), ["d1"])
+    await store.put_summary(summary("e", 1), ["e1"])
+
+    await forget(store, "c1")
+    assert await store.summaries("ann", ["c", "d", "e"]) == [summary("d", 1), summary("e", 1)]
+    there, left = await store.unsummarised("ann", "c", 10)
+    assert (there, [one.message_id for one in left]) == (None, ["c2"])
+
+    await forget_all(store, conversation_id="d")
+    assert await store.summaries("ann", ["c", "d", "e"]) == [summary("e", 1)]
+    await forget_all(store, everything=True)
+    assert await store.summaries("ann", ["c", "d", "e"]) == []
+
+
+async def test_no_summary_is_stored_of_forgotten_messages(store: Store) -> None:
+    for name in ("m1", "m2", "m3"):
+        await say(store, name, "zyzzyva")
+    await store.put_summary(summary("c", 1), ["m1"])
+
+    # Made while all three were there: of the summary of the first, and of the texts of the others.
+    await forget(store, "m1")
+    assert not await store.put_summary(summary("c", 3), ["m2", "m3"])
+    await forget(store, "m3")
+    assert not await store.put_summary(summary("c", 2, summary_id="new"), ["m2", "m3"])
+    assert await store.summaries("ann", ["c"]) == []
+    assert await store.put_summary(summary("c", 1, summary_id="new"), ["m2"])
 
 
 # By query
