@@ -985,7 +985,8 @@ class AtlasStore:
         messages = [(document := found.documents[one], cosine(document)) for one, _ in ranked]
         kinds: list[tuple[RecordKind, list[tuple[Document, float | None]]]] = [
             ("message", messages),
-            ("memory", [*memories]),
+            # Of a parent only some children may be meant: each is found by itself.
+            ("memory", [(one, similarity) for one, similarity in memories if not one["level"]]),
             ("cached_answer", [*cached]),
         ]
         return [

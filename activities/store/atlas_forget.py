@@ -1,6 +1,6 @@
 """Forgetting in the Atlas store: which records go together, and their removal in one transaction."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -45,8 +45,12 @@ def match_of(kind: RecordKind, record: Document, similarity: float | None = None
 
 
 async def going_with(db: "AtlasDatabase", user_id: str, ids: list[str]) -> list[ForgetMatch]:
-    named = db.collection("memory_nodes").find({"_id": {"$in": ids}, "user_id": user_id}, ["sources"])
-    going = await _going(db, user_id, [*ids, *_sources_of(await named.to_list(None))])
+    among = {"$in": ids}
+    found = db.collection("memory_nodes").find(
+        {"user_id": user_id, "$or": [{"_id": among}, {"parent": among}]}, ["sources"]
+    )
+    named = await found.to_list(None)
+    going = await _going(db, user_id, [*ids, *(one["_id"] for one in named), *_sources_of(named)])
     return [
         *(match_of("message", one) for one in going.messages),
         *(match_of("memory", one) for one in going.memories),
@@ -55,7 +59,11 @@ async def going_with(db: "AtlasDatabase", user_id: str, ids: list[str]) -> list[
 
 
 async def _going(db: "AtlasDatabase", user_id: str, ids: list[str], session: Any = None) -> _Going:
-    """The records that go where the records of these ids go, memories only where no other message is left to them."""
+    """The records that go where the records of these ids go.
+
+    A memory only goes where no other message is left to it. Its parent, which quotes it, goes wherever it does, or says
+    something else from then on.
+    """
 
     async def read(collection: str, where: Document, *fields: str) -> dict[str, Document]:
         found = db.collection(collection).find({"user_id": user_id, **where}, list(fields), session=session)
@@ -63,10 +71,15 @@ async def _going(db: "AtlasDatabase", user_id: str, ids: list[str], session: Any
 
     messages = await read("conversations", {"_id": {"$in": ids}}, "text", "timestamp_us", "conversation_id")
     losing = {"$or": [{"_id": {"$in": ids}}, {"sources.message_id": {"$in": list(messages)}}]}
-    memories = await read("memory_nodes", losing, "content", "created_at_us", "sources")
-    others = [one for one in _sources_of(memories.values()) if one not in messages]
+    fields = ("content", "created_at_us", "sources", "level", "parent", "pinned")
+    touched = await read("memory_nodes", losing, *fields)
+    others = [one for one in _sources_of(touched.values()) if one not in messages]
     left = await read("conversations", {"_id": {"$in": others}}, "_id")
-    memories = {name: one for name, one in memories.items() if left.keys().isdisjoint(_sources_of([one]))}
+    memories = {name: one for name, one in touched.items() if left.keys().isdisjoint(_sources_of([one]))}
+    changing = [one for name, one in touched.items() if name in memories or _loses_its_words(one, messages)]
+    memories |= await read(
+        "memory_nodes", {"_id": {"$in": [one["parent"] for one in changing if one["parent"]]}}, *fields
+    )
     cache_fields = ("entry_id", "query", "response", "created_at_us")
     cached = await read("cache", {"entry_id": {"$in": ids}}, *cache_fields)
     for texts in _slices(one["text"] for one in messages.values()):
@@ -76,7 +89,13 @@ async def _going(db: "AtlasDatabase", user_id: str, ids: list[str], session: Any
 
 
 def _sources_of(memories: Iterable[Document]) -> list[str]:
-    return [source["message_id"] for memory in memories for source in memory["sources"]]
+    """Ids of the messages of memories; a parent has none of its own."""
+    return [source["message_id"] for memory in memories for source in memory.get("sources", [])]
+
+
+def _loses_its_words(memory: Document, ids: Collection[str]) -> bool:
+    """Whether what a memory says came from one of these messages."""
+    return any(source["message_id"] in ids and not source["reinforced"] for source in memory.get("sources", []))
 
 
 def _slices(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -108,6 +127,11 @@ async def forget_some(db: "AtlasDatabase", target: ForgetTarget, most: int, sess
         return counts
     # Whoever is forming a memory of these messages changes this too: one of the two transactions sees the other.
     await db.collection("users").update_one({"_id": user_id}, {"$inc": {"formed": 1}}, upsert=True, session=session)
+    for parent in (one for one in going.memories if one["level"]):
+        # Its children stand alone, pinned where it was.
+        freed: Document = {"parent": None} | ({"pinned": True} if parent.get("pinned") else {})
+        among = {"user_id": user_id, "parent": parent["_id"]}
+        await db.collection("memory_nodes").update_many(among, {"$set": freed}, session=session)
     for collection, records in (("memory_nodes", going.memories), ("cache", going.cached)):
         among = {"_id": {"$in": [one["_id"] for one in records]}, "user_id": user_id}
         await db.collection(collection).delete_many(among, session=session)
@@ -162,7 +186,7 @@ async def _without(db: "AtlasDatabase", memory: Document, ids: set[str], session
         "access_count": max(0, memory["access_count"] - len(lost)),
         "changed_at": datetime.now(UTC),
     }
-    if all(source["reinforced"] for source in lost):
+    if not _loses_its_words(memory, ids):
         return {"$set": changed}
     there = {"_id": {"$in": [source["message_id"] for source in left]}, "user_id": memory["user_id"]}
     oldest = db.collection("conversations").find(there, session=session).sort([("timestamp_us", 1), ("stored_at", 1)])

@@ -313,7 +313,9 @@ class Store(Protocol):
         """The user's records of these ids and all that forgetting those removes, without similarities.
 
         A memory goes with the messages that it was formed from and that reinforced it, and goes where no message of
-        its own is left. A cached answer goes where its question or its answer is one of those messages word for word.
+        its own is left. A parent goes with its children where it is named; where one of them goes, or says something
+        else, it goes without the others, which stand alone again. A cached answer goes where its question or its answer
+        is one of those messages word for word.
         """
         ...
 

@@ -37,20 +37,19 @@ def matching(db: apsw.Connection, query: ForgetQuery, vector: bytes | None, thre
     owner = [query.user_id]
     ranked, _, _ = hybrid(db, messages_of(query.user_id), query.query, vector, LOOKED_AT, 0.5)
     messages = _column(db, f"select id from conversations where message_id {_AMONG}", [one for one, _ in ranked])
-    memories = [row for row, _ in nearest(db, "memory_nodes", vector, LOOKED_AT, "user_id = ?", owner)]
+    near = [row for row, _ in nearest(db, "memory_nodes", vector, LOOKED_AT, "user_id = ?", owner)]
+    # Of a parent only some children may be meant: each is found by itself.
+    memories = _column(db, f"select id from memory_nodes where level = 0 and id {_AMONG}", near)
     cached = [row for row, _ in nearest(db, "cache", vector, LOOKED_AT, "user_id = ?", owner)]
     shown = _shown(db, _Going(messages, memories, cached), vector)
     return [one for kind in shown for one in meant(query, threshold, kind)]
 
 
 def going_with(db: apsw.Connection, user_id: str, ids: list[str]) -> list[ForgetMatch]:
-    sources = _column(
-        db,
-        "select s.message_id from memory_sources s join memory_nodes n on n.id = s.node "
-        f"where n.user_id = ? and n.memory_id {_AMONG}",
-        *(user_id, ids),
-    )
-    ids = [*ids, *sources]
+    named = f"select id, memory_id from memory_nodes where user_id = ? and (memory_id {_AMONG} or parent {_AMONG})"
+    children = _column(db, f"select memory_id from ({named})", user_id, ids, ids)
+    of_them = f"select message_id from memory_sources where node in (select id from ({named}))"
+    ids = [*ids, *children, *_column(db, of_them, user_id, ids, ids)]
     return [one for kind in _shown(db, _going(db, user_id, ids)) for one in kind]
 
 
@@ -77,7 +76,11 @@ def _shown(db: apsw.Connection, going: _Going, vector: bytes | None = None) -> l
 
 
 def _going(db: apsw.Connection, user_id: str, ids: list[str]) -> _Going:
-    """The rows that go where the records of these ids go, memories only where no other message is left to them."""
+    """The rows that go where the records of these ids go.
+
+    A memory only goes where no other message is left to it. Its parent, which quotes it, goes wherever it does, or says
+    something else from then on.
+    """
     messages = _column(db, f"select id from conversations where user_id = ? and message_id {_AMONG}", user_id, ids)
     these = f"select message_id, text from conversations where id {_AMONG}"
     memories = _column(
@@ -88,18 +91,31 @@ def _going(db: apsw.Connection, user_id: str, ids: list[str]) -> _Going:
         "where s.node = n.id and c.message_id not in (select message_id from these))",
         *(messages, user_id, ids, user_id),
     )
+    changed = _column(
+        db,
+        "select s.node from memory_sources s join conversations c on c.message_id = s.message_id "
+        f"where s.user_id = ? and s.reinforced = 0 and c.id {_AMONG}",
+        *(user_id, messages),
+    )
+    of_them = f"select parent from memory_nodes where id {_AMONG}"
+    parents = _column(
+        db,
+        f"select id from memory_nodes where user_id = ? and memory_id in ({of_them})",
+        *(user_id, [*memories, *changed]),
+    )
     cached = _column(
         db,
         f"with these as ({these}) select id from cache where user_id = ? and (entry_id {_AMONG} "
         "or query in (select text from these) or response in (select text from these))",
         *(messages, user_id, ids),
     )
-    return _Going(messages, memories, cached)
+    return _Going(messages, sorted({*memories, *parents}), cached)
 
 
 def forget_some(db: apsw.Connection, target: ForgetTarget, most: int) -> Forgotten:
     ids, complete = _ids(db, target, most)
     going = _going(db, target.user_id, ids)
+    _free_children(db, target.user_id, going.memories)
     forget(db, "memory_nodes", [(row,) for row in going.memories])
     _remove_messages(db, target.user_id, going.messages)
     forget(db, "cache", [(row,) for row in going.cached])
@@ -127,6 +143,16 @@ def _ids(db: apsw.Connection, target: ForgetTarget, most: int) -> tuple[list[str
         if ids:
             return ids, False
     return [], True
+
+
+def _free_children(db: apsw.Connection, user_id: str, rows: list[int]) -> None:
+    """Let the children of parents that go stand alone, pinned where their parent was."""
+    sql = f"select memory_id, pinned from memory_nodes where level = 1 and id {_AMONG}"
+    for parent, pinned in db.execute(sql, (json.dumps(rows),)).fetchall():
+        db.execute(
+            "update memory_nodes set parent = null, pinned = max(pinned, ?) where user_id = ? and parent = ?",
+            (pinned, user_id, parent),
+        )
 
 
 def _remove_messages(db: apsw.Connection, user_id: str, rows: list[int]) -> None:

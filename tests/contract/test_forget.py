@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from activities.models import ForgetMatch, ForgetQuery, ForgetTarget, Forgotten, Recollection, Summary
+from activities.models import (
+    ForgetMatch,
+    ForgetQuery,
+    ForgetTarget,
+    Forgotten,
+    ListMemoriesParams,
+    Recollection,
+    Summary,
+)
 from activities.store.base import Store
 from activities.store.sqlite import SqliteStore
 from tests.contract.records import (
@@ -27,6 +35,7 @@ from tests.contract.records import (
     put,
     retrieval,
 )
+from tests.contract.test_memories import HIKING, plan
 
 MOST = 1000
 
@@ -77,9 +86,10 @@ async def remember(store: Store, name: str, *sources: str, text: str = "", **fie
     assert formed.memory_id == name
 
 
-async def reinforce(store: Store, name: str, source: str) -> None:
-    """Let a message say again what the memory nearest to it says."""
-    formed = await store.form_memory(memory("again", source_messages=[source], content="said again"), 0.9)
+async def reinforce(store: Store, name: str, source: str, text: str = "") -> None:
+    """Let a message say again what a memory says."""
+    content = text or f"content of {name}"
+    formed = await store.form_memory(memory("again", source_messages=[source], content=content), 0.9)
     assert (formed.memory_id, formed.reinforced) == (name, True)
 
 
@@ -93,7 +103,7 @@ def total(forgotten: Forgotten) -> tuple[int, int, int]:
 async def test_a_memory_goes_with_the_messages_it_came_from(store: Store) -> None:
     for name in ("m1", "m2", "m3"):
         await say(store, name, f"text of {name}")
-    await remember(store, "n", "m1", text="said")
+    await remember(store, "n", "m1")
     await reinforce(store, "n", "m2")
 
     assert await going(store, "n") == [("memory", "n"), ("message", "m1"), ("message", "m2")]
@@ -126,15 +136,14 @@ async def test_a_memory_that_others_said_too_no_longer_says_what_is_forgotten(st
     await say(store, "early", "My home is 5 Elm Street.", minute=5, embedding=NORTH_EAST)
     await remember(store, "n", "first", text="I live at 5 Elm Street, with Tom.", importance=0.6)
     for source in ("late", "early"):
-        again = memory("again", source_messages=[source], content="5", importance=0.5)
-        assert (await store.form_memory(again, 0.9)).reinforced
+        await reinforce(store, "n", source, "I live at 5 Elm Street, with Tom.")
 
     assert await going(store, "first") == [("message", "first")]
     assert total(await forget(store, "first")) == (1, 0, 0)
 
     (one,) = (await store.recall(retrieval(embedding=NORTH_EAST))).similar_memories
-    assert one.model_dump(exclude={"importance"}) == {
-        "memory_id": "n",
+    shown = ("content", "summary", "access_count", "similarity", "created_at", "source_messages")
+    assert one.model_dump(include=set(shown)) == {
         "content": "My home is 5 Elm Street.",
         "summary": "My home is 5 Elm Street.",
         "access_count": 2,
@@ -153,7 +162,7 @@ async def test_a_message_that_said_it_again_leaves_the_memory_as_it_is(store: St
     await say(store, "m1", "plum")
     await say(store, "m2", "plums")
     await remember(store, "n", "m1", text="plum", created_at=NOON)
-    await reinforce(store, "n", "m2")
+    await reinforce(store, "n", "m2", "plum")
 
     await forget(store, "m2")
 
@@ -161,7 +170,7 @@ async def test_a_message_that_said_it_again_leaves_the_memory_as_it_is(store: St
     assert (one.content, one.source_messages, one.access_count) == ("plum", ["m1"], 1)
     # What it was reinforced by may be said, and count, again.
     await say(store, "m2", "plums")
-    await reinforce(store, "n", "m2")
+    await reinforce(store, "n", "m2", "plum")
 
 
 async def test_a_memory_takes_over_a_message_without_direction(store: Store) -> None:
@@ -228,7 +237,7 @@ async def test_a_conversation_goes_with_what_came_of_it_alone(store: Store) -> N
     await say(store, "d1", "fig", minute=2, conversation="d")
     await remember(store, "of c", "c1", embedding=WEST)
     await remember(store, "of both", "c2", text="pear")
-    await reinforce(store, "of both", "d1")
+    await reinforce(store, "of both", "d1", "pear")
 
     assert total(await forget_all(store, conversation_id="c")) == (2, 1, 0)
 
@@ -334,6 +343,117 @@ async def test_no_summary_is_stored_of_forgotten_messages(store: Store) -> None:
     assert not await store.put_summary(summary("c", 2, summary_id="new"), ["m2", "m3"])
     assert await store.summaries("ann", ["c"]) == []
     assert await store.put_summary(summary("c", 1, summary_id="new"), ["m2"])
+
+
+# Parents
+
+
+async def hike(store: Store, *again: str) -> str:
+    """Memories h0, h1 and h2 of messages m0, m1 and m2 under a parent, whose id is answered; another stands alone.
+
+    Args:
+        again: Messages that say again what h0 says.
+    """
+    for number, text in enumerate(HIKING):
+        await say(store, f"m{number}", text, minute=number)
+        await remember(store, f"h{number}", f"m{number}", text=text, summary=text)
+    for name in again:
+        await say(store, name, "Hiking, I love it.", minute=9)
+        await store.form_memory(memory("again", source_messages=[name], content=HIKING[0]), 0.9)
+    await say(store, "alone", "I live in Oslo.")
+    await remember(store, "alone n", "alone", text="I live in Oslo.")
+    planned = await plan(store, "h0")
+    assert planned is not None
+    assert {child.memory_id for child in planned.children} == {"h0", "h1", "h2"}
+    assert await store.put_parent(planned)
+    assert set(await memories(store)) == {planned.memory_id, "alone n"}
+    return planned.memory_id
+
+
+async def test_a_parent_goes_with_all_of_its_children(store: Store) -> None:
+    parent = await hike(store)
+
+    assert {name for _, name in await going(store, parent)} == {parent, "h0", "h1", "h2", "m0", "m1", "m2"}
+    assert total(await forget(store, parent)) == (3, 4, 0)
+
+    assert set(await memories(store)) == {"alone n"}
+    assert await messages(store) == {"alone"}
+
+
+@pytest.mark.parametrize(("named", "count"), [("h1", (1, 2, 0)), ("m1", (1, 2, 0))])
+async def test_a_parent_doesnt_keep_what_a_forgotten_child_said(
+    store: Store, named: str, count: tuple[int, int, int]
+) -> None:
+    parent = await hike(store)
+    await store.pin_memory("ann", parent, True)
+
+    assert set(await going(store, named)) == {("memory", parent), ("memory", "h1"), ("message", "m1")}
+    assert total(await forget(store, named)) == count
+
+    assert await memories(store) == {"h0": HIKING[0], "h2": HIKING[2], "alone n": "I live in Oslo."}
+    pinned, _ = await store.list_memories(ListMemoriesParams(user_id="ann", pinned=True), NOON)
+    assert {one.memory_id for one in pinned} == {"h0", "h2"}
+    planned = await plan(store, "h0")
+    assert planned is not None
+    assert {child.memory_id for child in planned.children} == {"h0", "h2"}
+
+
+async def test_a_parent_doesnt_keep_the_words_that_a_child_lost(store: Store) -> None:
+    parent = await hike(store, "m9")
+
+    # A message that only said it again takes no words along.
+    assert await going(store, "m9") == [("message", "m9")]
+    assert await going(store, "m0") == [("memory", parent), ("message", "m0")]
+    assert total(await forget(store, "m0")) == (1, 1, 0)
+
+    left = await memories(store)
+    assert left == {"h0": "Hiking, I love it.", "h1": HIKING[1], "h2": HIKING[2], "alone n": "I live in Oslo."}
+
+
+async def test_no_parent_is_stored_over_a_forgotten_child(store: Store) -> None:
+    for number, text in enumerate(HIKING):
+        await say(store, f"m{number}", text)
+        await remember(store, f"h{number}", f"m{number}", text=text)
+    planned = await plan(store, "h0")
+    assert planned is not None
+
+    await forget(store, "m1")
+
+    assert not await store.put_parent(planned)
+    assert set(await memories(store)) == {"h0", "h2"}
+
+
+async def test_consolidating_and_forgetting_at_once_leave_no_words_behind(store: Store, engine: Engine) -> None:
+    other = engine.store()
+    await other.open(MODEL)
+    for _ in range(4):
+        for number, text in enumerate(HIKING):
+            await say(store, f"m{number}", text)
+            await remember(store, f"h{number}", f"m{number}", text=text)
+        planned = await plan(store, "h0")
+        assert planned is not None
+
+        await asyncio.gather(other.put_parent(planned), forget(store, "m1"))
+
+        assert all("hills." not in content for content in (await memories(store)).values())
+        assert total(await forget_all(store, everything=True))[0] == 2
+    await other.close()
+
+
+async def test_a_query_means_children_and_never_their_parent(store: Store) -> None:
+    parent = await hike(store)
+
+    matches = await matching(store, "Tom", threshold=1.1)
+
+    assert {(one.kind, one.id) for one in matches} == {("message", "m2"), ("memory", "h2")}
+    assert ("memory", parent) in await going(store, "h2")
+
+
+async def test_everything_includes_parents(store: Store) -> None:
+    await hike(store)
+
+    assert total(await forget_all(store, most=1, everything=True)) == (4, 5, 0)
+    assert await memories(store) == {}
 
 
 # By query
