@@ -7,7 +7,7 @@ pure, and symmetric in the two questions.
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from unicodedata import normalize
 
 from snowballstemmer import stemmer
@@ -43,8 +43,11 @@ _MODALITY_OF = _by_word(MODALITY)
 _TENSE_OF = _by_word(TENSES)
 _PERSON_OF = _by_word(PERSONS)
 _POLAR = frozenset(POLAR.split())
+_ENGLISH_EMPTY = frozenset(EMPTY.split())
+_ARTICLES = frozenset(ARTICLES.split())
+_DIRECTIONS = frozenset(DIRECTIONS.split())
 _PHRASES = [(re.compile(rf"(?<!\w){pattern}(?!\w)"), replacement) for pattern, replacement in PHRASES]
-_EMPTY = {ENGLISH: EMPTY} | {language: frozenset(words.split()) for language, words in OTHER_EMPTY.items()}
+_EMPTY = {ENGLISH: _ENGLISH_EMPTY} | {language: frozenset(words.split()) for language, words in OTHER_EMPTY.items()}
 
 # A number, a character of an unspaced script, a word (C++ and C# are words), or a sign that isn't mere punctuation.
 _TOKEN = re.compile(
@@ -58,7 +61,10 @@ _CONTRACTIONS = (
     (re.compile(r"\b(what|where|when|who|how|there|it|that)'s\b"), r"\1 is"),
     (re.compile(r"'(?:s|re|ve|ll|d|m)?(?!\w)"), " "),
 )
-_SUBJECT = {"me": "i", "him": "he", "her": "she", "us": "we", "them": "they", "whom": "who"}
+# Forms of a word that say the same of who does what to whom.
+_FORM_OF = _by_word({"i": "me", "he": "him", "she": "her", "we": "us", "they": "them", "who": "whom"}) | _by_word(
+    {"do": "did does", "is": "are am was were", "have": "has had", "will": "would shall", "can": "could may might"}
+)
 _ACRONYM = re.compile(r"(?<!\w)[A-Z]{2,}(?!\w)")
 
 
@@ -79,6 +85,7 @@ def _stem(language: str, word: str) -> str:
 _STEMMED = frozenset({ENGLISH, *OTHER_EMPTY}) - {"japanese", "chinese", "polish"}
 
 
+@cache
 def _groups() -> dict[str, frozenset[int]]:
     """Which groups of words of the same meaning each stem is in."""
     groups: dict[str, set[int]] = {}
@@ -88,9 +95,9 @@ def _groups() -> dict[str, frozenset[int]]:
     return {word: frozenset(numbers) for word, numbers in groups.items()}
 
 
-_GROUPS = _groups()
-_LIGHT = frozenset(_stem(ENGLISH, word) for word in LIGHT)
-_NO_GROUPS: frozenset[int] = frozenset()
+@cache
+def _light() -> frozenset[str]:
+    return frozenset(_stem(ENGLISH, word) for word in LIGHT.split())
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ class Reading:
         persons: Whose things it is about, as keys of PERSONS.
         tense: Of its first auxiliary; empty where it has none.
         sides: What stands on which side of a relation, as (preposition, one of the words that follow at once).
-        whole: Stems of all words but articles and auxiliaries.
+        whole: Stems of all words but articles.
     """
 
     words: tuple[str, ...]
@@ -123,7 +130,7 @@ def _prepared(query: str) -> tuple[list[str], str]:
     text = normalize("NFKC", query).replace("’", "'")
     numbers, text = mark_numbers(text)
     if text.upper() != text:
-        text = _ACRONYM.sub(lambda match: f"{match[0]}_" if match[0].lower() in EMPTY else match[0], text)
+        text = _ACRONYM.sub(lambda match: f"{match[0]}_" if match[0].lower() in _ENGLISH_EMPTY else match[0], text)
     return numbers, " ".join(text.casefold().split())
 
 
@@ -169,10 +176,10 @@ def _read(numbers: list[str], text: str, language: str) -> Reading:
     sides: set[tuple[str, str]] = set()
     side, awaiting = "", False
     for place, token in enumerate(tokens):
-        if token in DIRECTIONS:
+        if token in _DIRECTIONS:
             side, awaiting = token, True
         is_spare_kind = token in _KIND_OF and kind != "" and place != at and token not in ("what", "which", "who")
-        if place in spent or (token in EMPTY and not is_spare_kind):
+        if place in spent or (token in _ENGLISH_EMPTY and not is_spare_kind):
             # "From the old house to" is over once a word that matters has come and another that doesn't.
             side = side if awaiting else ""
             continue
@@ -184,12 +191,13 @@ def _read(numbers: list[str], text: str, language: str) -> Reading:
     modality = next((_MODALITY_OF[token] for token in tokens if token in _MODALITY_OF), "") if kind == "polar" else ""
     tense = next((_TENSE_OF[token] for token in tokens if token in _TENSE_OF), "")
     persons = frozenset(_PERSON_OF[token] for token in tokens if token in _PERSON_OF)
-    whole = tuple(_stem(ENGLISH, _SUBJECT.get(token, token)) for token in tokens if token not in _POLAR and token not in ARTICLES)
+    whole = tuple(_stem(ENGLISH, _FORM_OF.get(token, token)) for token in tokens if token not in _ARTICLES)
     return Reading(tuple(words), tuple(numbers), kind, modality, persons, tense, frozenset(sides), whole)
 
 
 def _same(one: str, other: str) -> bool:
-    return one == other or not _GROUPS.get(one, _NO_GROUPS).isdisjoint(_GROUPS.get(other, _NO_GROUPS))
+    groups = _groups()
+    return one == other or (one in groups and other in groups and not groups[one].isdisjoint(groups[other]))
 
 
 _OF_FRAGMENTS = frozenset({"", "what", "how", "who", "many"})
@@ -225,11 +233,11 @@ def _tenses_differ(one: Reading, other: Reading) -> bool:
 
 
 def _swapped(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Whether two words have changed places in sequences that are equal but for that."""
+    """Whether two words have changed places, around another, in sequences that are equal but for that."""
     if len(one) != len(other):
         return False
     places = [place for place, (word, match) in enumerate(zip(one, other, strict=True)) if not _same(word, match)]
-    if len(places) != 2:
+    if len(places) != 2 or places[1] - places[0] == 1:
         return False
     first, second = places
     return _same(one[first], other[second]) and _same(one[second], other[first])
@@ -237,7 +245,7 @@ def _swapped(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
 
 def _roles_differ(one: Reading, other: Reading) -> bool:
     """Whether the same words stand on other sides: from A to B, A than B, A bites B."""
-    for preposition in DIRECTIONS:
+    for preposition in _DIRECTIONS:
         mine = {word for side, word in one.sides if side == preposition}
         theirs = {word for side, word in other.sides if side == preposition}
         if mine and theirs and not any(_same(word, match) for word in mine for match in theirs):
@@ -266,7 +274,7 @@ def agree(one: str, other: str) -> bool:
     if not mine.words or not theirs.words:
         return False
     lacking, left = _unmatched(mine, theirs), _unmatched(theirs, mine)
-    if lacking and left or not {*lacking, *left} <= _LIGHT:
+    if (lacking and left) or not {*lacking, *left} <= _light():
         return False
     if _kinds_differ(mine, theirs) or mine.modality != theirs.modality:
         return False

@@ -25,28 +25,47 @@ NOUNS_OF_KIND: dict[str, str] = {
 
 PHRASES: tuple[tuple[str, str], ...] = (
     # Frames that only say that something is asked.
-    (r"(?:can|could|would|will) (?:you|anyone|somebody|someone)(?: please)?(?= tell| give| show| explain| describe| help"
-     r"| list| find| say| let| summari[sz]e| remind| name| define| recommend| suggest| translate| convert)", ""),
+    (
+        r"(?:can|could|would|will) (?:you|anyone|somebody|someone)(?: please)?(?= tell| give| show| explain| describe"
+        r"| help| list| find| say| let| summari[sz]e| remind| name| define| recommend| suggest| translate| convert)",
+        "",
+    ),
     (r"(?:do|would) you(?: happen to)? know(?= how| what| which| why| when| where| who)", ""),
-    (r"(?:(?:do|would) you(?: happen to)? know|tell me|i wonder|check) (?:if|whether)|is it (?:true|correct) that", "is"),
+    (
+        r"(?:(?:do|would) you(?: happen to)? know|tell me|i wonder|check) (?:if|whether)|is it (?:true|correct) that",
+        "is",
+    ),
     (r"^(?:please )?(?:(?:give|show) (?:me|us) )?(?:a |the )?list(?: of|(?= [a-z]+))|^name(?= [a-z]+)", "what"),
     (r"(?:please )?(?:tell|give|show|remind|let|help)(?: me| us)(?: know)?(?: about)?", ""),
-    (r"^i (?:want|need|would like|am trying|wish|have|like) to (.+?)[ ,.;?!]*how(?: (?:do|can|should) i(?: do (?:that|it|this))?)?$",
-     r"how \1"),
+    (
+        r"^i (?:want|need|would like|am trying|wish|have|like) to (.+?)[ ,.;?!]*"
+        r"how(?: (?:do|can|should) i(?: do (?:that|it|this))?)?$",
+        r"how \1",
+    ),
     (r"^i (?:want|need|would like|am trying|wish|have|like) to(?: know)?", "how"),
     (r"(?:explain|describe)(?= how| what| why| when| where| who)", ""),
     (r"(?:explain|describe|define)", "what"),
     (r"(?:in )?(?:what|which) way", "how"),
-    (r"what (?:should|can|could|must|do|shall) (?:i|we|you|one)(?: have to)? do(?: about| with| against| for| to)?", "how"),
+    (
+        r"what (?:should|can|could|must|do|shall) (?:i|we|you|one)(?: have to)? do(?: about| with| against| for| to)?",
+        "how",
+    ),
     (r"what does it take", "how"),
     (r"^(?:is|are|was|were) there(?: any| an?)?", "there"),
     (r"(?:what|which) (?:type|kind|sort|types|kinds|sorts) of", "what"),
-    (r"(?:what|which) (?:person|artist|author|writer|painter|scientist|inventor|director|composer|singer|actor)", "who"),
+    (
+        r"(?:what|which) (?:person|artist|author|writer|painter|scientist|inventor|director|composer|singer|actor)",
+        "who",
+    ),
     (r"(?:is|are) there (?:a|any) (?:way|possibility) to", "how"),
     (r"(?:quickest|fastest) (?:way|method)", "way fast"),
     (r"(?:easiest|simplest) (?:way|method)", "way easy"),
     (r"cheapest (?:way|method)", "way cheap"),
-    (r"(?:good|best|right|correct|proper|recommended|usual|some)(?= (?:way|method|approach|procedure|steps|technique))", ""),
+    (
+        r"(?:good|best|right|correct|proper|recommended|usual|some)"
+        r"(?= (?:way|method|approach|procedure|steps|technique))",
+        "",
+    ),
     (r"(?:is|are) it (?:possible|ok|okay|alright|all right|fine|safe|allowed|permitted) (?:for|to|if|that)", "can"),
     (r"(?:is|are|am) (.{1,40}?) (?:ok|okay|fine|safe|allowed|permitted|able) to", r"can \1"),
     (r"^(?:is|are) (.{1,60}?) (?:allowed|permitted|possible)", r"can \1"),
@@ -54,6 +73,7 @@ PHRASES: tuple[tuple[str, str], ...] = (
     (r"^(do|does) (i|we|you|they|one) need", r"must \2"),
     (r"(?:have|has) (.+?) got", r"do \1 have"),
     (r"^(do|does) (.{1,40}?) (?:have|need) to", r"must \2"),
+    (r"(how|when|where|why|long|often|soon|early) do (i|we|you|one) (?:need|have) to", r"\1 do \2"),
     (r"(?:is|are|am) (?:going|about) to", "will"),
     (r"(?:is|are|am) (\w+(?: \w+)?) (?:going|about) to", r"will \1"),
     (r"(?:need|needs|have|has) to be", "should be"),
@@ -93,13 +113,19 @@ PHRASES: tuple[tuple[str, str], ...] = (
     (r"how many (?:people|inhabitants|residents) (?:live|are there|are living)", "what population"),
     (r"how many (?:inhabitants|residents)", "what population"),
     (r"how much (?:money )?(?:does|do|did|will|would) (.+?) cost", r"what cost \1"),
-    (r"how (?:much|expensive|big|high|large|low)(?= (?:is|are|was|were) .*\b(?:wage|salary|pay|price|cost|fee|fine|fare|rent|rate|"
-     r"tax|penalty|gdp|debt|budget|risk|population|temperature|income|revenue|inflation))", "what"),
+    (
+        r"how (?:much|expensive|big|high|large|low)(?= (?:is|are|was|were) .*\b"
+        r"(?:wage|salary|pay|price|cost|fee|fine|fare|rent|rate|tax|penalty|gdp|debt|budget|risk|population|temperature|income|revenue|inflation))",
+        "what",
+    ),
     (r"how much (?:is|are|was|were)(?!.*#)", "what cost"),
     (r"how much (?:is|are|was|were)", "what"),
     (r"how expensive (?:is|are|was|were)", "what cost"),
-    (r"how much(?: money)? (?:do|would|will|must|should) (?:i|we|you|one) (?:have to pay|need to pay|pay|need|have to spend) for",
-     "what cost"),
+    (
+        r"how much(?: money)? (?:do|would|will|must|should) (?:i|we|you|one) "
+        r"(?:have to pay|need to pay|pay|need|have to spend) for",
+        "what cost",
+    ),
     (r"how much time", "what duration"),
     (r"(flight|travel|journey|cooking|baking|processing|waiting|delivery|driving) time", r"\1 duration"),
     (r"how much (?:does|do) (.+?) (?:earn|make)", r"what salary \1"),
@@ -120,6 +146,7 @@ PHRASES: tuple[tuple[str, str], ...] = (
     (r"in charge of", "responsible"),
     (r"right now|at the moment|at present|these days", ""),
     (r"movie theat(?:er|re)", "cinema"),
+    (r"capital city", "capital"),
     (r"what is involved in", "how"),
     (r"where (?:do|does|did) (.+?) (?:come from|originate)", r"what origin \1"),
     (r"translate (?!.* from )(.+?) (?:in)?to", r"how \1"),
@@ -165,39 +192,31 @@ PERSONS: dict[str, str] = {"first": "my mine myself am", "second": "your yours y
 MODALITY: dict[str, str] = {"can": "can could may might", "should": "should ought", "must": "must"}
 TENSES: dict[str, str] = {"past": "was were did had", "present": "is are am do does has have", "future": "will shall"}
 
-ARTICLES = frozenset(["a", "an", "the"])
+ARTICLES = "a an the"
 
-DIRECTIONS = frozenset("from to into onto than by over under against before after minus".split())
+DIRECTIONS = "from to into onto than by over under against before after minus"
 """Prepositions that tell the two sides of a relation apart."""
 
-EMPTY = frozenset(
-    """
-    a an the this that these those there here it its
-    i me my mine myself we us our ours you your yours yourself one ones oneself
-    is are am was were be been being do does did done doing has have had having will would can could shall should may
-    might must ought
-    of in on at by to for from with as into onto about via among between and or so then than if whether
-    what which who whom whose how when where why
-    please kindly hi hello hey thanks want wants wanted like wish know say tell show explain describe
-    help let lets
-    actually just really exactly generally usually normally typically also too very
-    get gets getting got obtain obtaining receive during while go goes going make makes making made become becomes becoming use uses using used take takes taking
-    some any certain thing things something anything
-    exist exists existing contain contains contained located
-    means mean meaning meant definition called considered possible able
-    many much lot lots worldwide someone
-    """.split()
-)
+EMPTY = """
+    a an the this that these those there here it its i me my mine myself we us our ours you your yours yourself
+    one ones oneself is are am was were be been being do does did done doing has have had having will would can
+    could shall should may might must ought of in on at by to for from with as into onto about via among between
+    and or so then than if whether what which who whom whose how when where why please kindly hi hello hey
+    thanks want wants wanted like wish know say tell show explain describe help let lets actually just really
+    exactly generally usually normally typically also too very get gets getting got obtain obtaining receive
+    during while go goes going make makes making made become becomes becoming use uses using used take takes
+    taking some any certain thing things something anything exist exists existing contain contains contained
+    located means mean meaning meant definition called considered possible able many much lot lots worldwide
+    someone
+"""
 """English words that add nothing to what is asked, beyond the kind of question that some of them make."""
 
-LIGHT = frozenset(
-    """
-    person people place thing example instance fact idea ideas process processing procedure provide involve apply
-    perform look see seen try keep put bring happen occur come own entire exact exactly actual specific proper properly
-    clocktime calendarday calendaryear calendarmonth calendarhour calendarweek calendarcentury calendardecade
-    currently just simply available find obtain good best
-    """.split()
-)
+LIGHT = """
+    person people place thing example instance fact idea ideas process processing procedure provide involve
+    apply perform look see seen try keep put bring happen occur come own entire exact exactly actual specific
+    proper properly clocktime calendarday calendaryear calendarmonth calendarhour calendarweek calendarcentury
+    calendardecade currently just simply available find obtain good best
+"""
 """English words so general that a question can have one more than another and still ask for the same.
 
 Only where the other question has no word of its own that lacks a counterpart.
@@ -251,9 +270,10 @@ SAME = """
     accelerate speed fast faster | purpose function use | summary summarise summarize | organise organize |
     optimise optimize | parallelise parallelize | all every each | everyone everybody all | whole entire |
     only solely | approximately roughly around | before prior | under below beneath | above over | king monarch |
-    uk britain | usa america us | worldwide global | good great best | nice pleasant | happy glad | angry furious |
+    uk britain | usa america us_ | worldwide global | good great best | nice pleasant | happy glad | angry furious |
     tired exhausted | funny humorous | pronounce pronunciation | recommend suggest advise | propose suggest |
-    answer reply respond response | ask inquire | register enrol enroll join | speak talk | learn study | teach instruct train |
+    answer reply respond response | ask inquire | register enrol enroll join | speak talk | learn study |
+    teach instruct train |
     move relocate | live reside | walk stroll | run jog | eat consume | drink beverage | choose choice |
     decide decision | lose loss lost | replace replacement | renew renewal | install installation |
     discover discovery | grow growth | deliver delivery | produce production | destroy destruction |
@@ -318,19 +338,31 @@ SAME = """
     admin administrator | virus malware | energy power | song track | actor actress | athlete player |
     champion winner | trip tour | gift present | christmas xmas | singer vocalist | diet nutrition | dose dosage |
     pill tablet | injury wound | workout exercise training | dessert pudding | tip gratuity | waiter server |
-    flower bloom blossom | fertiliser fertilizer | beach coast shore seaside | snow snowfall | rain rainfall
+    flower bloom blossom | fertiliser fertilizer | beach coast shore seaside | snow snowfall | rain rainfall |
+    draw drew drawn | show shown | hear heard | say said | pay paid | lay laid | stand stood | lend lent |
+    spend spent | sleep slept | swim swam swum | throw threw thrown | blow blew blown | forget forgot forgotten |
+    hide hid hidden | bite bit bitten | ride rode ridden | shake shook shaken | wake woke woken |
+    freeze froze frozen | swear swore sworn | tear tore torn | dig dug | hang hung | shoot shot | bleed bled |
+    feed fed | breed bred | bend bent | burn burnt | dream dreamt | learn learnt | spell spelt | shine shone |
+    strike struck | stick stuck | sweep swept | swing swung | understand understood | fight fought | seek sought |
+    bind bound | grind ground
 """
 """Groups of English words that ask for the same, between bars; a word may be in several."""
 
 OTHER_EMPTY: dict[str, str] = {
-    "german": "kann kannst können was welche welcher welches welchen der die das den dem des ein eine einen einem einer ich mir mich mein meine meinen wir uns du dir sie ihr "
-    "ist sind war waren hat haben habe wird werden bitte in im am an auf zu zum zur von vom für es man",
-    "spanish": "qué cuál cuáles puede el la los las un una unos unas de del al en mi mis me se su sus yo es son está están ha han por favor puedo",
-    "french": "quel quelle quels quelles que qu puis peut fait le la les un une des de du d l au aux en à je j me mon ma mes on nous vous il elle ce c est sont a ont "
-    "s'il plaît",
-    "italian": "qual quale quali che cosa posso il lo la i gli le un una uno di del della dei a al alla in mi mio mia ci si è sono ha hanno per favore",
-    "portuguese": "qual quais que o o a os as um uma de do da dos das em no na eu me meu minha se é são está por favor posso",
-    "dutch": "wat welke kan de het een van in op aan te ik mij mijn me je u we ons is zijn was heeft hebben wordt worden",
+    "german": "kann kannst können was welche welcher welches welchen der die das den dem des ein eine einen einem "
+    "einer ich mir mich mein meine meinen wir uns du dir sie ihr ist sind war waren hat haben habe wird "
+    "werden bitte in im am an auf zu zum zur von vom für es man",
+    "spanish": "qué cuál cuáles puede el la los las un una unos unas de del al en mi mis me se su sus yo es son está "
+    "están ha han por favor puedo",
+    "french": "quel quelle quels quelles que qu puis peut fait le la les un une des de du d l au aux en à je j me "
+    "mon ma mes on nous vous il elle ce c est sont a ont s'il plaît",
+    "italian": "qual quale quali che cosa posso il lo la i gli le un una uno di del della dei a al alla in mi mio "
+    "mia ci si è sono ha hanno per favore",
+    "portuguese": "qual quais que o a os as um uma de do da dos das em no na eu me meu minha se é são está por favor "
+    "posso",
+    "dutch": "wat welke kan de het een van in op aan te ik mij mijn me je u we ons is zijn was heeft hebben wordt "
+    "worden",
     "russian": "какой какая какое какие что можно я мне меня мой моя мы нам в во на у и это есть пожалуйста",
     "polish": "jaki jaka jakie co mogę w we na do z ja mi mnie mój moja my się jest są to proszę",
     "japanese": "は の を が に も で す か ま て く だ さ い",

@@ -431,7 +431,17 @@ class UserMemoryParams(Model):
 # Semantic cache
 
 
-class CacheEntry(Model):
+class CacheScope(Model):
+    """Which of a user's cached answers: those stored under a namespace and for a model, each a free name or none.
+
+    An answer stored under one is found under no other, nor under none.
+    """
+
+    namespace: str = ""
+    model: str = ""
+
+
+class CacheEntry(CacheScope):
     """A cached answer as the store keeps it."""
 
     entry_id: str
@@ -444,7 +454,7 @@ class CacheEntry(Model):
     embedding: bytes
 
 
-class CacheStoreParams(Model):
+class CacheStoreParams(CacheScope):
     user_id: str
     query: str
     response: str
@@ -457,7 +467,7 @@ class CacheStoreResult(Model):
     expires_at: AwareDatetime
 
 
-class CacheCheckParams(Model):
+class CacheCheckParams(CacheScope):
     user_id: str
     query: str
     threshold: float | None = None
@@ -474,12 +484,26 @@ class CacheMatch(Model):
     similarity: float
 
 
+class InvalidateCacheParams(Model):
+    """Which cached answers to drop: those that everything given here fits."""
+
+    user_id: str
+    query: str | None = None
+    namespace: str | None = None
+    model: str | None = None
+
+
+class InvalidateCacheResult(Model):
+    removed: int = Field(description="How many cached answers were dropped.")
+
+
 class CacheCheckResult(Model):
     hit: bool
     response: str | None = Field(default=None, description="The cached answer; null on a miss.")
     similarity: float | None = Field(
         default=None,
-        description="Cosine similarity of the two queries, 1 for an identical one; on a miss, that of the nearest.",
+        description="Cosine similarity of the two queries, 1 for an identical one; on a miss, that of the nearest, "
+        "which may be high where it asks for something else.",
     )
     cached_query: str | None = Field(default=None, description="The query that the answer was cached for.")
     age_seconds: float | None = Field(default=None, description="Seconds since the answer was cached.")

@@ -1,4 +1,4 @@
-"""The semantic cache: store an answer, and look one up."""
+"""The semantic cache: store an answer, look one up, and drop some."""
 
 from datetime import timedelta
 
@@ -16,6 +16,8 @@ with workflow.unsafe.imports_passed_through():
         CacheStoreParams,
         CacheStoreResult,
         EmbedParams,
+        InvalidateCacheParams,
+        InvalidateCacheResult,
     )
     from workflows.steps import READ_GIVE_UP, step
 
@@ -31,10 +33,12 @@ class CacheStorageWorkflow:
         embedded = await step(BedrockActivities.embed, _query(params.query))
         created_at = params.timestamp or workflow.now()
         entry = CacheEntry(
-            entry_id=entry_id(params.user_id, params.query),
+            entry_id=entry_id(params.user_id, params.query, params),
             user_id=params.user_id,
             query=params.query,
             query_hash=query_hash(params.query),
+            namespace=params.namespace,
+            model=params.model,
             response=params.response,
             created_at=created_at,
             expires_at=created_at + timedelta(seconds=params.ttl_seconds),
@@ -54,3 +58,10 @@ class SemanticCacheCheckWorkflow:
         embedded = await step(BedrockActivities.embed, _query(params.query), give_up=READ_GIVE_UP)
         lookup = CacheLookup(**params.model_dump(), embedding=embedded.vectors[0])
         return await step(CacheActivities.similar_answer, lookup, give_up=READ_GIVE_UP)
+
+
+@workflow.defn
+class CacheInvalidationWorkflow:
+    @workflow.run
+    async def run(self, params: InvalidateCacheParams) -> InvalidateCacheResult:
+        return await step(CacheActivities.invalidate_cached, params)

@@ -9,7 +9,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from workflows.cache import CacheStorageWorkflow, SemanticCacheCheckWorkflow
+from workflows.cache import CacheInvalidationWorkflow, CacheStorageWorkflow, SemanticCacheCheckWorkflow
 from workflows.documents import DataIngestionWorkflow
 from workflows.forget import ForgetWorkflow
 from workflows.memory import (
@@ -30,6 +30,7 @@ CONCURRENT_ACTIVITIES = 64
 """Most activities that a worker runs at once, and so most connections that it needs."""
 
 WORKFLOWS: list[type[Any]] = [
+    CacheInvalidationWorkflow,
     CacheStorageWorkflow,
     DataIngestionWorkflow,
     ForgetWorkflow,

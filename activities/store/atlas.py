@@ -46,6 +46,7 @@ from activities.models import (
     DEFAULT_COLLECTION,
     CacheEntry,
     CacheMatch,
+    CacheScope,
     Chunk,
     ContextMessage,
     ConversationMessage,
@@ -90,8 +91,16 @@ from activities.store.atlas_indexes import (
 from activities.store.atlas_memory import AtlasMemories
 from activities.store.atlas_reembed import PASS_SECONDS, PROGRESS_SECONDS
 from activities.store.atlas_search import Document, Found, Query, Target, digest, dot, key_of, mql
-from activities.store.base import NEIGHBOURS, check_chunks, metadata_json, mismatch, unknown_collection
-from activities.store.filters import Condition, Node, parse_filter
+from activities.store.base import (
+    CACHE_CANDIDATES,
+    NEIGHBOURS,
+    UNSCOPED,
+    check_chunks,
+    metadata_json,
+    mismatch,
+    unknown_collection,
+)
+from activities.store.filters import Condition, Group, Node, parse_filter
 from activities.store.forgetting import LOOKED_AT, meant
 from activities.store.times import micros, moment
 from activities.store.vectors import searchable
@@ -111,8 +120,6 @@ TRANSACTION_SECONDS = 60.0
 RECENT_SECONDS = 60.0
 """For how long a record is looked at besides the search indexes, which usually hold it within one or two."""
 RECENT_RECORDS = 100
-CACHE_CANDIDATES = 8
-"""How many of the nearest cached queries are looked at."""
 NEIGHBOURHOODS = 25
 """Of how many messages one aggregation reads the surroundings."""
 MAX_FILTERED = 10_000
@@ -134,6 +141,12 @@ _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 class _ConflictError(Exception):
     """Two transactions met: this one is tried again."""
+
+
+def _cache_key(user_id: str, query_hash: str, scope: CacheScope) -> str:
+    """Id of the one record that a user can have for a query in a scope."""
+    names = () if scope.namespace == scope.model == "" else (scope.namespace, scope.model)
+    return digest(user_id, query_hash, *names)
 
 
 class AtlasDatabase:
@@ -910,7 +923,7 @@ class AtlasStore:
     # Semantic cache
 
     async def put_cache_entry(self, entry: CacheEntry) -> None:
-        key = {"_id": digest(entry.user_id, entry.query_hash)}
+        key = {"_id": _cache_key(entry.user_id, entry.query_hash, entry)}
         record = {
             **key,
             **entry.model_dump(exclude={"embedding"}),
@@ -926,26 +939,47 @@ class AtlasStore:
             await self._upsert("cache", key, {"$cond": [is_newest, {"$literal": record | filled}, "$$ROOT"]})
             await self._still_filled("cache", filled)
 
-    async def cached_answer(self, user_id: str, query_hash: str, now: datetime) -> CacheEntry | None:
+    async def cached_answer(
+        self, user_id: str, query_hash: str, now: datetime, scope: CacheScope = UNSCOPED
+    ) -> CacheEntry | None:
         _ = self._opened_with
         valid = {"user_id": user_id, "expires_at_us": {"$gt": micros(now)}}
         async with self._db.explained():
             found, _ = await asyncio.gather(
-                self._db.collection("cache").find_one({"_id": digest(user_id, query_hash), **valid}),
+                self._db.collection("cache").find_one({"_id": _cache_key(user_id, query_hash, scope), **valid}),
                 self._filled("cache"),
             )
         return self._entry(found) if found else None
 
-    async def nearest_cached(self, user_id: str, embedding: bytes, now: datetime) -> CacheMatch | None:
+    async def nearest_cached(
+        self, user_id: str, embedding: bytes, now: datetime, scope: CacheScope = UNSCOPED
+    ) -> list[CacheMatch]:
         vector, cosine = self._query_vector(embedding)
-        valid = Condition("expires_at_us", "$gt", (micros(now),))
+        valid = Group(
+            "$and",
+            (
+                Condition("expires_at_us", "$gt", (micros(now),)),
+                Condition("namespace", "$eq", (scope.namespace,)),
+                Condition("model", "$eq", (scope.model,)),
+            ),
+        )
         async with self._db.explained():
             nearest = await self._nearest("cache", user_id, vector, cosine, CACHE_CANDIDATES, valid)
-        for one, similarity in nearest:
-            # The index may not know yet that an entry was replaced by one that has expired since.
-            if one["expires_at_us"] > micros(now):
-                return CacheMatch(entry=self._entry(one), similarity=similarity)
-        return None
+        # The index may not know yet that an entry was replaced by one that has expired since.
+        return [
+            CacheMatch(entry=self._entry(one), similarity=similarity)
+            for one, similarity in nearest
+            if one["expires_at_us"] > micros(now)
+        ]
+
+    async def invalidate_cached(
+        self, user_id: str, query_hash: str | None, namespace: str | None, model: str | None
+    ) -> int:
+        _ = self._opened_with
+        given = {"user_id": user_id, "query_hash": query_hash, "namespace": namespace, "model": model}
+        wanted = {field: value for field, value in given.items() if value is not None}
+        async with self._db.explained(PASS_SECONDS):
+            return (await self._db.collection("cache").delete_many(wanted)).deleted_count
 
     def _entry(self, found: Document) -> CacheEntry:
         return CacheEntry(
@@ -953,6 +987,8 @@ class AtlasStore:
             user_id=found["user_id"],
             query=found["query"],
             query_hash=found["query_hash"],
+            namespace=found.get("namespace", ""),
+            model=found.get("model", ""),
             response=found["response"],
             created_at=moment(found["created_at_us"]),
             expires_at=moment(found["expires_at_us"]),

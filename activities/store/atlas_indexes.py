@@ -102,7 +102,7 @@ def search_indexes(models: Iterable[EmbeddingModel], quantization: Quantization)
         "documents": ["user_id", "collection", "_id"],
         "conversations": ["user_id"],
         "memory_nodes": ["user_id"],
-        "cache": ["user_id", "expires_at_us"],
+        "cache": ["user_id", "expires_at_us", "namespace", "model"],
     }
     vectors = [
         {"type": "vector", "path": vector_field(model), "numDimensions": model.dimensions, "similarity": "cosine"}

@@ -13,6 +13,7 @@ from activities.errors import failure
 from activities.models import (
     CacheEntry,
     CacheMatch,
+    CacheScope,
     Chunk,
     ConversationMessage,
     DocumentQuery,
@@ -107,6 +108,11 @@ def metadata_json(chunk: Chunk) -> str:
         return json.dumps({**chunk.metadata, "source": chunk.source, "position": chunk.position}, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise failure("rejected", f"metadata of source '{chunk.source}' isn't JSON: {error}") from error
+
+
+UNSCOPED = CacheScope()
+CACHE_CANDIDATES = 8
+"""How many of the nearest cached queries are looked at: the nearest may ask for something else."""
 
 
 class Store(Protocol):
@@ -284,15 +290,28 @@ class Store(Protocol):
     # Semantic cache
 
     async def put_cache_entry(self, entry: CacheEntry) -> None:
-        """Store `entry`, replacing the user's entry for the same query hash unless that one is newer."""
+        """Store `entry`, replacing the user's for the same query hash in the same scope unless that one is newer."""
         ...
 
-    async def cached_answer(self, user_id: str, query_hash: str, now: datetime) -> CacheEntry | None:
-        """The user's entry for exactly this query, unless it has expired at `now`."""
+    async def cached_answer(
+        self, user_id: str, query_hash: str, now: datetime, scope: CacheScope = UNSCOPED
+    ) -> CacheEntry | None:
+        """The user's entry for exactly this query in a scope, unless it has expired at `now`."""
         ...
 
-    async def nearest_cached(self, user_id: str, embedding: bytes, now: datetime) -> CacheMatch | None:
-        """The user's unexpired entry whose query is most similar, with the cosine, however low."""
+    async def nearest_cached(
+        self, user_id: str, embedding: bytes, now: datetime, scope: CacheScope = UNSCOPED
+    ) -> list[CacheMatch]:
+        """The user's unexpired entries in a scope whose queries are most similar, best first, however low the cosines.
+
+        At most CACHE_CANDIDATES.
+        """
+        ...
+
+    async def invalidate_cached(
+        self, user_id: str, query_hash: str | None, namespace: str | None, model: str | None
+    ) -> int:
+        """Remove the user's entries that fit all of what is given, in every scope where none is; answer how many."""
         ...
 
     async def purge_expired(self, now: datetime) -> int:

@@ -7,19 +7,19 @@ from unicodedata import decimal, normalize
 _UNITS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _ORDINAL_UNITS = (
     "zeroth first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth "
     "fifteenth sixteenth seventeenth eighteenth nineteenth"
-).split()
-_ORDINAL_TENS = "twentieth thirtieth fortieth fiftieth sixtieth seventieth eightieth ninetieth".split()
+)
+_ORDINAL_TENS = "twentieth thirtieth fortieth fiftieth sixtieth seventieth eightieth ninetieth"
 _SCALES = {"hundred": 100, "thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
 
 _VALUES = {
-    **{word: number for number, word in enumerate(_UNITS)},
-    **{word: number for number, word in enumerate(_ORDINAL_UNITS)},
-    **{word: 10 * number for words in (_TENS, _ORDINAL_TENS) for number, word in enumerate(words, 2)},
+    **{word: number for number, word in enumerate(_UNITS.split())},
+    **{word: number for number, word in enumerate(_ORDINAL_UNITS.split())},
+    **{word: 10 * number for words in (_TENS, _ORDINAL_TENS) for number, word in enumerate(words.split(), 2)},
     "twice": 2,
     "dozen": 12,
 }
@@ -48,7 +48,7 @@ def _written(digits: str) -> str:
         digits = digits.replace(",", "")
     if re.fullmatch(r"-?\d+,\d+", digits):
         digits = digits.replace(",", ".")
-    return re.sub(r"(?<![\d.])0+(?=\d)", "", digits) if ":" not in digits else digits.lstrip("0") or "0"
+    return re.sub(r"(?<![\d.:])0+(?=\d)", "", digits)
 
 
 def _roman(numeral: str) -> int:
@@ -101,7 +101,7 @@ def mark_numbers(text: str) -> tuple[list[str], str]:
         elif word in _VALUES and not is_unit_of_time:
             value = _VALUES[word]
             # "Twenty-five" is one number, "two three" and "five twenty" are two.
-            if reading and part % 100 and not (20 <= part % 100 and part % 10 == 0 and value < 10):
+            if reading and part % 100 and not (part % 100 >= 20 and part % 10 == 0 and value < 10):
                 finish()
             part, reading, words, last = part + value, True, words + 1, word
         elif word in _SCALES and (reading or previous in ("a", "")):

@@ -19,6 +19,7 @@ from activities.models import (
     DEFAULT_COLLECTION,
     CacheEntry,
     CacheMatch,
+    CacheScope,
     Chunk,
     ContextMessage,
     ConversationMessage,
@@ -44,7 +45,15 @@ from activities.models import (
     Summary,
 )
 from activities.store import sqlite_forget, sqlite_memory, sqlite_reembed, sqlite_summaries
-from activities.store.base import NEIGHBOURS, check_chunks, metadata_json, mismatch, unknown_collection
+from activities.store.base import (
+    CACHE_CANDIDATES,
+    NEIGHBOURS,
+    UNSCOPED,
+    check_chunks,
+    metadata_json,
+    mismatch,
+    unknown_collection,
+)
 from activities.store.filters import parse_filter
 from activities.store.sqlite_database import Database, Work
 from activities.store.sqlite_records import Row, insert, select
@@ -267,39 +276,65 @@ class SqliteStore:
 
     async def put_cache_entry(self, entry: CacheEntry) -> None:
         def work(db: apsw.Connection) -> None:
-            where = "where user_id = ? and (query_hash = ? or entry_id = ?)"
-            same = (entry.user_id, entry.query_hash, entry.entry_id)
+            where = "where user_id = ? and (query_hash = ? and namespace = ? and model = ? or entry_id = ?)"
+            same = (entry.user_id, entry.query_hash, entry.namespace, entry.model, entry.entry_id)
             newest = db.execute(f"select max(created_at) from cache {where}", same).get
             if newest is not None and newest > micros(entry.created_at):
                 return
             forget(db, "cache", db.execute(f"select id from cache {where}", same).fetchall())
             row = insert(db, "cache", entry.model_dump())
-            columns = {"user_id": entry.user_id, "expires_at": micros(entry.expires_at)}
+            columns = {
+                "user_id": entry.user_id,
+                "expires_at": micros(entry.expires_at),
+                "namespace": entry.namespace,
+                "model": entry.model,
+            }
             add_vector(db, "cache", row, self._vector(entry.embedding), columns)
 
         await self._write(work)
 
-    async def cached_answer(self, user_id: str, query_hash: str, now: datetime) -> CacheEntry | None:
-        where, arguments = "user_id = ? and query_hash = ? and expires_at > ?", (user_id, query_hash, micros(now))
+    async def cached_answer(
+        self, user_id: str, query_hash: str, now: datetime, scope: CacheScope = UNSCOPED
+    ) -> CacheEntry | None:
+        where = "user_id = ? and query_hash = ? and namespace = ? and model = ? and expires_at > ?"
+        arguments = (user_id, query_hash, scope.namespace, scope.model, micros(now))
         return await self._read(lambda db: self._entry(db, where, arguments))
 
-    async def nearest_cached(self, user_id: str, embedding: bytes, now: datetime) -> CacheMatch | None:
+    async def nearest_cached(
+        self, user_id: str, embedding: bytes, now: datetime, scope: CacheScope = UNSCOPED
+    ) -> list[CacheMatch]:
         vector = self._vector(embedding)
 
-        def work(db: apsw.Connection) -> CacheMatch | None:
-            # The expiry is part of the nearest-neighbour search: filtered afterwards, one expired entry could hide
-            # every valid one.
-            where = "user_id = ? and expires_at > ?"
-            for row, cosine in nearest(db, "cache", vector, 1, where, (user_id, micros(now))):
-                entry = self._entry(db, "id = ?", (row,))
-                return CacheMatch(entry=entry, similarity=cosine) if entry else None
-            return None
+        def work(db: apsw.Connection) -> list[CacheMatch]:
+            # Expiry and scope are part of the nearest-neighbour search: filtered afterwards, a few entries that don't
+            # count could hide every one that does.
+            where = "user_id = ? and expires_at > ? and namespace = ? and model = ?"
+            arguments = (user_id, micros(now), scope.namespace, scope.model)
+            return [
+                CacheMatch(entry=entry, similarity=cosine)
+                for row, cosine in nearest(db, "cache", vector, CACHE_CANDIDATES, where, arguments)
+                if (entry := self._entry(db, "id = ?", (row,)))
+            ]
 
         return await self._read(work)
 
+    async def invalidate_cached(
+        self, user_id: str, query_hash: str | None, namespace: str | None, model: str | None
+    ) -> int:
+        given = {"user_id": user_id, "query_hash": query_hash, "namespace": namespace, "model": model}
+        wanted = {column: value for column, value in given.items() if value is not None}
+        where = " and ".join(f"{column} = ?" for column in wanted)
+
+        def work(db: apsw.Connection) -> int:
+            rows = db.execute(f"select id from cache where {where}", tuple(wanted.values())).fetchall()
+            forget(db, "cache", rows)
+            return len(rows)
+
+        return await self._write(work)
+
     @staticmethod
     def _entry(db: apsw.Connection, where: str, arguments: Row) -> CacheEntry | None:
-        columns = "entry_id, user_id, query, query_hash, response, created_at, expires_at, embedding"
+        columns = "entry_id, user_id, query, query_hash, namespace, model, response, created_at, expires_at, embedding"
         found = select(db, columns, f"from cache where {where}", arguments)
         return CacheEntry(**found[0]) if found else None
 

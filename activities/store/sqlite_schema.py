@@ -16,7 +16,7 @@ VECTOR_COLUMNS = {
     "documents": {"user_id": "text partition key", "collection": "text partition key"},
     "conversations": {"user_id": "text partition key"},
     "memory_nodes": {"user_id": "text partition key"},
-    "cache": {"user_id": "text partition key", "expires_at": "integer"},
+    "cache": {"user_id": "text partition key", "expires_at": "integer", "namespace": "text", "model": "text"},
 }
 """What the vectors of each collection are kept with, in the table `<collection>_vectors`."""
 
@@ -102,6 +102,39 @@ create index memory_nodes_roots on memory_nodes(user_id) where parent is null;
 create index memory_nodes_children on memory_nodes(user_id, parent) where parent is not null;
 """
 
+# A cached answer has a scope, which is part of what makes it one. The table is made anew: its unique key changes.
+_CACHE_SCOPES = """
+create table scoped_cache(
+    id integer primary key, entry_id text not null unique, user_id text not null, query_hash text not null,
+    namespace text not null default '', model text not null default '', created_at integer not null,
+    expires_at integer not null, embedding blob not null, query text not null, response text not null,
+    unique(user_id, query_hash, namespace, model)
+);
+insert into scoped_cache(id, entry_id, user_id, query_hash, created_at, expires_at, embedding, query, response)
+    select id, entry_id, user_id, query_hash, created_at, expires_at, embedding, query, response from cache;
+drop table cache;
+alter table scoped_cache rename to cache;
+create index cache_expiry on cache(expires_at);
+create trigger cache_removed after delete on cache begin
+    delete from reembedded where collection = 'cache' and record = old.id;
+end;
+create trigger cache_changed after update of id, query on cache begin
+    delete from reembedded where collection = 'cache' and record = old.id;
+end;
+"""
+
+
+def _scope_cache(db: apsw.Connection) -> None:
+    """Give cached answers their scopes, in the table and among the vectors."""
+    db.execute(_CACHE_SCOPES)
+    if model := filled_by(db):
+        _make_vector_table(db, "cache", model)
+        db.execute(
+            "insert into cache_vectors(rowid, user_id, expires_at, namespace, model, embedding) "
+            "select id, user_id, expires_at, namespace, model, embedding from cache where embedding <> ?",
+            (bytes(4 * model.dimensions),),
+        )
+
 
 def upgrade(db: apsw.Connection) -> None:
     """Create what is missing.
@@ -123,6 +156,7 @@ def upgrade(db: apsw.Connection) -> None:
     if version < 3:
         db.execute(_SUMMARIES)
         db.execute(_CONSOLIDATION)
+        _scope_cache(db)
     if version < SCHEMA_VERSION:
         db.pragma("user_version", SCHEMA_VERSION)
 
@@ -135,14 +169,18 @@ def filled_by(db: apsw.Connection) -> EmbeddingModel | None:
 
 def make_vector_tables(db: apsw.Connection, model: EmbeddingModel) -> None:
     """Make the tables of vectors anew, empty and of the length of `model`'s, and record that it fills them."""
-    for table, columns in VECTOR_COLUMNS.items():
-        db.execute(f"drop table if exists {table}_vectors")
-        kept = ", ".join(f"{name} {kind}" for name, kind in columns.items())
-        db.execute(
-            f"create virtual table {table}_vectors using vec0({kept}, "
-            f"embedding float[{model.dimensions}] distance_metric=cosine, chunk_size={_CHUNK_SIZE})"
-        )
+    for table in VECTOR_COLUMNS:
+        _make_vector_table(db, table, model)
         db.execute("insert or replace into collections values(?, ?, ?)", (table, model.model_id, model.dimensions))
+
+
+def _make_vector_table(db: apsw.Connection, table: str, model: EmbeddingModel) -> None:
+    db.execute(f"drop table if exists {table}_vectors")
+    kept = ", ".join(f"{name} {kind}" for name, kind in VECTOR_COLUMNS[table].items())
+    db.execute(
+        f"create virtual table {table}_vectors using vec0({kept}, "
+        f"embedding float[{model.dimensions}] distance_metric=cosine, chunk_size={_CHUNK_SIZE})"
+    )
 
 
 def prepare(db: apsw.Connection, model: EmbeddingModel) -> None:

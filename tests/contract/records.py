@@ -9,6 +9,7 @@ from typing import Any
 
 import apsw
 import pytest
+import sqlite_vec
 from temporalio.exceptions import ApplicationError
 
 from activities.models import (
@@ -146,13 +147,44 @@ def entry(entry_id: str, query_hash: str, embedding: bytes = EAST, minutes: int 
 def downgrade(file: Path) -> None:
     """Make of a file what releases with schema 2 kept in it."""
     db = apsw.Connection(str(file))
+    db.enable_load_extension(True)
+    db.load_extension(sqlite_vec.loadable_path())
     db.execute("drop table summaries; drop index conversations_summary")
     db.execute("alter table conversations drop column summary_id")
     db.execute("drop index memory_nodes_roots; drop index memory_nodes_children")
     for column in ("last_accessed_at", "pinned", "apart"):
         db.execute(f"alter table memory_nodes drop column {column}")
+    _without_scopes(db)
     db.pragma("user_version", 2)
     db.close()
+
+
+def _without_scopes(db: apsw.Connection) -> None:
+    """Cached answers, and their vectors, as they were before they had scopes."""
+    triggers = db.execute("select sql from sqlite_schema where type = 'trigger' and tbl_name = 'cache'").fetchall()
+    columns = "id, entry_id, user_id, query_hash, created_at, expires_at, embedding, query, response"
+    db.execute(f"""
+        create table old_cache(
+            id integer primary key, entry_id text not null unique, user_id text not null, query_hash text not null,
+            created_at integer not null, expires_at integer not null, embedding blob not null, query text not null,
+            response text not null, unique(user_id, query_hash)
+        );
+        insert into old_cache select {columns} from cache;
+        drop table cache;
+        alter table old_cache rename to cache;
+        create index cache_expiry on cache(expires_at);
+    """)
+    for (trigger,) in triggers:
+        db.execute(str(trigger))
+    columns = "rowid, user_id, expires_at, embedding"
+    vectors = db.execute(f"select {columns} from cache_vectors").fetchall()
+    dimensions = db.execute("select dimensions from collections where name = 'cache'").get
+    db.execute("drop table cache_vectors")
+    db.execute(
+        "create virtual table cache_vectors using vec0(user_id text partition key, expires_at integer, "
+        f"embedding float[{dimensions}] distance_metric=cosine, chunk_size=32)"
+    )
+    db.executemany(f"insert into cache_vectors({columns}) values(?, ?, ?, ?)", vectors)
 
 
 @contextmanager

@@ -18,8 +18,17 @@ from typing import Any, Literal
 import apsw
 import pytest
 
-from activities.models import DEFAULT_COLLECTION, Chunk, EmbeddingModel, ListMemoriesParams, pack_vector
-from activities.store.base import Store
+from activities.models import (
+    DEFAULT_COLLECTION,
+    CacheEntry,
+    CacheScope,
+    Chunk,
+    EmbeddingModel,
+    ListMemoriesParams,
+    RecordEmbedding,
+    pack_vector,
+)
+from activities.store.base import CACHE_CANDIDATES, Store
 from activities.store.ranking import score, strength
 from activities.store.sqlite import SqliteStore
 from tests.contract.records import (
@@ -32,6 +41,7 @@ from tests.contract.records import (
     WEST,
     Engine,
     chunk,
+    downgrade,
     entry,
     fails,
     form,
@@ -42,6 +52,8 @@ from tests.contract.records import (
     retrieval,
     search,
 )
+
+OTHER = EmbeddingModel(model_id="local.other", dimensions=4)
 
 # Search
 
@@ -583,10 +595,9 @@ async def test_one_user_never_gets_anothers_cached_answer(store: Store) -> None:
     assert answer is not None
     assert answer.entry_id == "ann's"
     assert await store.cached_answer("ann", "other", NOON) is None
-    match = await store.nearest_cached("ann", NORTH, NOON)
-    assert match is not None
+    (match,) = await store.nearest_cached("ann", NORTH, NOON)
     assert (match.entry.entry_id, match.similarity) == ("ann's", 0)
-    assert await store.nearest_cached("eve", EAST, NOON) is None
+    assert await store.nearest_cached("eve", EAST, NOON) == []
 
 
 # Conversations
@@ -854,11 +865,10 @@ async def test_a_cached_answer_is_given_until_it_expires(store: Store) -> None:
     last, expiry = stored.expires_at - timedelta(microseconds=1), stored.expires_at
 
     assert await store.cached_answer("ann", "h", last) == stored
-    match = await store.nearest_cached("ann", EAST, last)
-    assert match is not None
+    (match,) = await store.nearest_cached("ann", EAST, last)
     assert (match.entry, match.similarity) == (stored, 1)
     assert await store.cached_answer("ann", "h", expiry) is None
-    assert await store.nearest_cached("ann", EAST, expiry) is None
+    assert await store.nearest_cached("ann", EAST, expiry) == []
 
 
 async def test_expired_entries_never_hide_the_nearest_valid_one(store: Store) -> None:
@@ -866,9 +876,8 @@ async def test_expired_entries_never_hide_the_nearest_valid_one(store: Store) ->
         await store.put_cache_entry(entry(f"old{number}", f"h{number}", EAST, minutes=1))
     await store.put_cache_entry(entry("valid", "valid", WEST, minutes=60))
 
-    match = await store.nearest_cached("ann", EAST, NOON + timedelta(minutes=30))
+    (match,) = await store.nearest_cached("ann", EAST, NOON + timedelta(minutes=30))
 
-    assert match is not None
     assert (match.entry.entry_id, match.similarity) == ("valid", -1)
 
 
@@ -880,8 +889,7 @@ async def test_expired_entries_are_purged(store: Store) -> None:
     assert await store.purge_expired(now) == 2
     assert await store.purge_expired(now) == 0
     assert await store.cached_answer("ann", "h1", NOON) is None
-    match = await store.nearest_cached("ann", EAST, NOON)
-    assert match is not None
+    (match,) = await store.nearest_cached("ann", EAST, NOON)
     assert match.entry.entry_id == "e3"
 
 
@@ -893,8 +901,7 @@ async def test_a_newer_answer_replaces_an_older_one(store: Store) -> None:
         for one in sequence:
             await store.put_cache_entry(one)
         assert await store.cached_answer("ann", "h", NOON) == newer
-        match = await store.nearest_cached("ann", EAST, NOON)
-        assert match is not None
+        (match,) = await store.nearest_cached("ann", EAST, NOON)
         assert (match.entry, match.similarity) == (newer, 0)
 
 
@@ -903,9 +910,109 @@ async def test_a_query_without_direction_is_cached_for_itself_alone(store: Store
     await store.put_cache_entry(stored)
 
     assert await store.cached_answer("ann", "h", NOON) == stored
-    assert await store.nearest_cached("ann", EAST, NOON) is None
+    assert await store.nearest_cached("ann", EAST, NOON) == []
     await store.put_cache_entry(entry("f", "i", EAST))
-    assert await store.nearest_cached("ann", NOWHERE, NOON) is None
+    assert await store.nearest_cached("ann", NOWHERE, NOON) == []
+
+
+async def test_the_nearest_queries_come_best_first_and_a_bounded_number_of_them(store: Store) -> None:
+    near, far = pack_vector([3, 1, 0, 0]), NORTH_EAST
+    for name, vector in (("far", far), ("exact", EAST), ("near", near), ("opposite", WEST)):
+        await store.put_cache_entry(entry(name, name, vector))
+
+    matches = await store.nearest_cached("ann", EAST, NOON)
+
+    assert [match.entry.entry_id for match in matches] == ["exact", "near", "far", "opposite"]
+    for number in range(2 * CACHE_CANDIDATES):
+        await store.put_cache_entry(entry(f"many{number}", f"many{number}", NORTH))
+    assert len(await store.nearest_cached("ann", EAST, NOON)) == CACHE_CANDIDATES
+
+
+SCOPES = [
+    CacheScope(),
+    CacheScope(namespace="work"),
+    CacheScope(model="work"),
+    CacheScope(namespace="work", model="large"),
+    CacheScope(namespace="play", model="large"),
+]
+
+
+async def scoped(store: Store, user: str = "ann", query_hash: str = "h") -> list[CacheEntry]:
+    """The same query stored once in each scope."""
+    entries = [
+        entry(f"{user}-{query_hash}-{number}", query_hash, user_id=user, **scope.model_dump())
+        for number, scope in enumerate(SCOPES)
+    ]
+    for one in entries:
+        await store.put_cache_entry(one)
+    return entries
+
+
+async def test_an_answer_is_found_in_its_own_scope_alone(store: Store) -> None:
+    entries = await scoped(store)
+
+    for scope, one in zip(SCOPES, entries, strict=True):
+        assert await store.cached_answer("ann", "h", NOON, scope) == one
+        assert [match.entry for match in await store.nearest_cached("ann", EAST, NOON, scope)] == [one]
+    elsewhere = CacheScope(namespace="large", model="work")
+    assert await store.cached_answer("ann", "h", NOON, elsewhere) is None
+    assert await store.nearest_cached("ann", EAST, NOON, elsewhere) == []
+
+
+async def test_entries_of_other_scopes_never_hide_the_nearest_one(store: Store) -> None:
+    for number in range(3 * CACHE_CANDIDATES):
+        await store.put_cache_entry(entry(f"e{number}", f"h{number}", EAST, namespace="work"))
+    await store.put_cache_entry(entry("mine", "h", WEST))
+
+    (match,) = await store.nearest_cached("ann", EAST, NOON)
+
+    assert match.entry.entry_id == "mine"
+
+
+async def test_the_same_query_is_overwritten_in_its_scope_alone(store: Store) -> None:
+    entries = await scoped(store)
+    later = entry("later", "h", created_at=NOON + timedelta(minutes=1), response="new", **SCOPES[1].model_dump())
+
+    await store.put_cache_entry(later)
+
+    kept = [await store.cached_answer("ann", "h", NOON, scope) for scope in SCOPES]
+    assert kept == [entries[0], later, *entries[2:]]
+
+
+@pytest.mark.parametrize(
+    ("query_hash", "namespace", "model", "removed"),
+    [
+        ("h", None, None, ["h0", "h1", "h2", "h3", "h4"]),
+        ("h", "work", None, ["h1", "h3"]),
+        ("h", "work", "large", ["h3"]),
+        ("h", "", "", ["h0"]),
+        (None, "work", None, ["h1", "h3", "i1", "i3"]),
+        (None, None, "large", ["h3", "h4", "i3", "i4"]),
+        (None, "none", None, []),
+        (None, None, None, ["h0", "h1", "h2", "h3", "h4", "i0", "i1", "i2", "i3", "i4"]),
+    ],
+)
+async def test_invalidation_removes_what_everything_given_fits(
+    store: Store, query_hash: str | None, namespace: str | None, model: str | None, removed: list[str]
+) -> None:
+    for name in ("h", "i"):
+        await scoped(store, query_hash=name)
+    others = await scoped(store, "bob")
+
+    assert await store.invalidate_cached("ann", query_hash, namespace, model) == len(removed)
+    assert await store.invalidate_cached("ann", query_hash, namespace, model) == 0
+
+    gone = [
+        f"{name}{number}"
+        for name in ("h", "i")
+        for number, scope in enumerate(SCOPES)
+        if await store.cached_answer("ann", name, NOON, scope) is None
+    ]
+    assert gone == removed
+    for number, scope in enumerate(SCOPES):
+        left = {match.entry.entry_id for match in await store.nearest_cached("ann", EAST, NOON, scope)}
+        assert left == {f"ann-{name}-{number}" for name in ("h", "i") if f"{name}{number}" not in removed}
+    assert [await store.cached_answer("bob", "h", NOON, scope) for scope in SCOPES] == others
 
 
 # Opening
@@ -1128,6 +1235,31 @@ async def test_repeated_writes_leave_no_rows_behind(file: Path) -> None:
     for name in ("documents_text", "conversations_text"):
         db.execute(f"insert into {name}({name}) values('integrity-check')")
     db.close()
+    await store.close()
+
+
+async def test_cached_answers_of_the_second_schema_are_kept_without_a_scope(file: Path) -> None:
+    store = await opened(file)
+    stored = [entry("e", "h", EAST), entry("f", "i", NOWHERE), entry("g", "h", NORTH, user_id="bob")]
+    for one in stored:
+        await store.put_cache_entry(one)
+    await store.close()
+    downgrade(file)
+
+    store = await opened(file)
+
+    assert await store.cached_answer("ann", "h", NOON) == stored[0]
+    assert await store.cached_answer("ann", "i", NOON) == stored[1]
+    assert [match.entry for match in await store.nearest_cached("ann", EAST, NOON)] == [stored[0]]
+    assert [match.entry for match in await store.nearest_cached("bob", EAST, NOON)] == [stored[2]]
+    await store.put_cache_entry(entry("scoped", "h", namespace="work"))
+    assert await store.cached_answer("ann", "h", NOON) == stored[0]
+    # A vector of another model goes with its record still.
+    await store.begin_reembedding(OTHER)
+    await store.put_embeddings(OTHER, "cache", [RecordEmbedding(record_id="e", text=stored[0].query, embedding=EAST)])
+    assert (await store.reembedding_progress(OTHER)).embedded == 1
+    assert await store.invalidate_cached("ann", "h", "", "") == 1
+    assert (await store.reembedding_progress(OTHER)).embedded == 0
     await store.close()
 
 

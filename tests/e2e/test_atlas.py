@@ -240,7 +240,7 @@ async def test_a_cached_answer_is_hit_at_once(client: Client, lagging: None, use
     query = {"query": "How tall is Mount Everest?", "user_id": user}
     content(await client.call_tool("semantic_cache_response", query | {"response": "8,849 m."}))
 
-    for text in (query["query"], "What is the height of Everest?"):
+    for text in (query["query"], "What is the height of Mount Everest?"):
         cached = content(await client.call_tool("check_semantic_cache", query | {"query": text}))
         assert cached["response"] == "8,849 m."
 

@@ -23,6 +23,7 @@ TOOLS = {
     "forget",
     "semantic_cache_response",
     "check_semantic_cache",
+    "invalidate_cache",
     "search_web",
 }
 
@@ -212,7 +213,9 @@ async def test_cache_hits_the_same_question_and_one_that_means_the_same(client: 
         await client.call_tool("check_semantic_cache", {"query": "how  tall is mount EVEREST?", "user_id": user})
     )
     similar = content(
-        await client.call_tool("check_semantic_cache", {"query": "What is the height of Everest?", "user_id": user})
+        await client.call_tool(
+            "check_semantic_cache", {"query": "What is the height of Mount Everest?", "user_id": user}
+        )
     )
     other = content(
         await client.call_tool("check_semantic_cache", {"query": "Which wine goes with fish?", "user_id": user})
@@ -239,14 +242,74 @@ async def test_an_identical_question_is_answered_without_embedding_it(
     assert [step.name for step in await steps_of(temporal, workflow_id(result))] == ["cached_answer"]
 
 
-async def test_cache_threshold_decides(client: Client, user: str) -> None:
-    await client.call_tool(
-        "semantic_cache_response", {"query": "What's the capital of France?", "response": "Paris.", "user_id": user}
-    )
-    near = {"query": "What's the capital of Germany?", "user_id": user}
+async def keep(client: Client, user: str, query: str, response: str, **arguments: Any) -> None:
+    call = {"query": query, "response": response, "user_id": user, **arguments}
+    content(await client.call_tool("semantic_cache_response", call))
 
-    assert not content(await client.call_tool("check_semantic_cache", near))["hit"]
-    assert content(await client.call_tool("check_semantic_cache", near | {"threshold": 0.5}))["hit"]
+
+async def check(client: Client, user: str, query: str, **arguments: Any) -> dict[str, Any]:
+    return content(await client.call_tool("check_semantic_cache", {"query": query, "user_id": user, **arguments}))
+
+
+async def test_cache_threshold_decides(client: Client, user: str) -> None:
+    await keep(client, user, "What's the capital of France?", "Paris.")
+    near = "What is France's capital?"
+
+    found = await check(client, user, near)
+    assert (found["hit"], found["similarity"] < 1) == (True, True)
+    assert not (await check(client, user, near, threshold=1))["hit"]
+
+
+async def test_a_question_that_only_looks_the_same_is_a_miss_at_any_threshold(client: Client, user: str) -> None:
+    await keep(client, user, "What's the capital of France?", "Paris.")
+
+    for threshold in ({}, {"threshold": 0}):
+        found = await check(client, user, "What's the capital of Germany?", **threshold)
+        assert (found["hit"], found["response"]) == (False, None)
+        assert found["similarity"] > 0.85
+
+
+async def test_a_nearer_question_of_another_meaning_does_not_hide_the_right_one(client: Client, user: str) -> None:
+    await keep(client, user, "How long should I cook 3 eggs until they are soft?", "Three.")
+    await keep(client, user, "Until they are soft, how long do I need to cook 2 eggs?", "Two.")
+
+    found = await check(client, user, "How long should I cook 2 eggs until they are soft?")
+
+    assert (found["hit"], found["response"]) == (True, "Two.")
+
+
+async def test_a_cached_answer_stays_in_its_scope(client: Client, user: str) -> None:
+    query, similar = "How do I deploy the service?", "What's the best way to deploy the service?"
+    await keep(client, user, query, "By hand.")
+    await keep(client, user, query, "With make.", namespace="backend")
+    await keep(client, user, query, "As Nova says.", namespace="backend", model="nova")
+
+    for asked in (query, similar):
+        assert (await check(client, user, asked))["response"] == "By hand."
+        assert (await check(client, user, asked, namespace="backend"))["response"] == "With make."
+        assert (await check(client, user, asked, namespace="backend", model="nova"))["response"] == "As Nova says."
+        assert not (await check(client, user, asked, namespace="frontend"))["hit"]
+        assert not (await check(client, user, asked, model="nova"))["hit"]
+
+
+async def test_cached_answers_are_dropped(client: Client, user: str) -> None:
+    for query, scope in (("Is it up?", {}), ("Is it up?", {"namespace": "a"}), ("Where is it?", {"namespace": "a"})):
+        await keep(client, user, query, "Yes.", **scope)
+        await keep(client, f"{user}-other", query, "Yes.", **scope)
+
+    async def drop(**arguments: Any) -> int:
+        result = content(await client.call_tool("invalidate_cache", {"user_id": user, **arguments}))
+        removed: int = result["removed"]
+        return removed
+
+    assert await drop(query="is it UP?", namespace="a") == 1
+    assert not (await check(client, user, "Is it up?", namespace="a"))["hit"]
+    assert (await check(client, user, "Is it up?"))["hit"]
+    assert await drop(namespace="a") == 1
+    assert await drop(query="Where is it?") == 0
+    assert await drop(everything=True) == 1
+    assert not (await check(client, user, "Is it up?"))["hit"]
+    assert (await check(client, f"{user}-other", "Where is it?", namespace="a"))["hit"]
 
 
 async def test_cache_forgets_what_has_expired(client: Client, user: str) -> None:
@@ -357,6 +420,9 @@ BAD = [
     ("semantic_cache_response", {"query": "x", "response": "y", "timestamp": "2026-13-01"}, "timestamp"),
     ("check_semantic_cache", {"query": ""}, "query"),
     ("check_semantic_cache", {"query": "x", "threshold": 2}, "threshold"),
+    ("check_semantic_cache", {"query": "x", "namespace": ""}, "namespace"),
+    ("invalidate_cache", {}, "everything=true"),
+    ("invalidate_cache", {"everything": True, "model": "x"}, "everything"),
     ("search_web", {"query": ""}, "query"),
     ("search_web", {"query": "x", "max_results": 0}, "max_results"),
     ("search_web", {"query": "x", "topic": "gossip"}, "topic"),

@@ -36,6 +36,7 @@ CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "SemanticCacheCheckWorkflow.identical": ("check_semantic_cache", {"query": "Where do I live?"}),
     "ForgetWorkflow": ("forget", {"ids": ["nowhere"]}),
     "ForgetWorkflow.query": ("forget", {"query": "Where do I live?"}),
+    "CacheInvalidationWorkflow": ("invalidate_cache", {"query": "Where do I live?"}),
     "WebSearchWorkflow": ("search_web", {"query": "Oslo"}),
 }
 
