@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from unicodedata import normalize
 
-from snowballstemmer import stemmer
-
 from activities.cache_words import (
     ARTICLES,
     DIRECTIONS,
@@ -77,6 +75,9 @@ def normalised(query: str) -> str:
 def _stem(language: str, word: str) -> str:
     if language not in _STEMMED or not word.isalpha():
         return word
+    # It imports all of its languages, which takes longer than a server's start should wait.
+    from snowballstemmer import stemmer
+
     # A stemmer keeps the word that it is at: each call has its own.
     stem: str = stemmer(language).stemWord(word)
     return stem

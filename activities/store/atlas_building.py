@@ -166,6 +166,11 @@ async def mend(db: "AtlasDatabase", report: IndexReport) -> None:
                 raise
 
 
+def _is_searched(path: str, model: EmbeddingModel) -> bool:
+    """Whether searches with `model` need a field of a vector index: its vectors, and all that is filtered by."""
+    return path == vector_field(model) or not path.startswith("embedding_")
+
+
 def refuse(db: "AtlasDatabase", reports: Sequence[IndexReport], model: EmbeddingModel) -> None:
     """Log what differs, and refuse to work without an index that `model` needs.
 
@@ -177,7 +182,7 @@ def refuse(db: "AtlasDatabase", reports: Sequence[IndexReport], model: Embedding
     lacking = {
         db.names[report.index.collection]
         for report in own
-        if report.state == "missing" or vector_field(model) in report.lacking
+        if report.state == "missing" or any(_is_searched(path, model) for path in report.lacking)
     }
     if lacking:
         raise failure(

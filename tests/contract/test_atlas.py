@@ -18,6 +18,7 @@ from activities.documents import chunk_text
 from activities.models import (
     DEFAULT_COLLECTION,
     EMBEDDED,
+    CacheScope,
     Chunk,
     DocumentQuery,
     EmbeddingModel,
@@ -364,6 +365,26 @@ async def test_what_differs_is_reported_and_mended(atlas_engine: Engine, mongodb
     async with opened(quantized) as store:
         await put(store, chunk("a", "plum"))
         assert await found(store, "plum") == ["a"]
+
+
+async def test_an_index_of_before_cached_answers_had_scopes_is_refused_until_it_is_mended(
+    atlas_engine: Engine, mongodb: Any
+) -> None:
+    cache = mongodb[atlas_engine.target.partition(" ")[0]]["cache"]
+    [now] = cache.list_search_indexes(VECTOR_INDEX)
+    fields = [one for one in now["latestDefinition"]["fields"] if one["path"] not in ("namespace", "model")]
+    cache.update_search_index(VECTOR_INDEX, {"fields": fields})
+
+    with fails("not_configured", "cache", "durable-context index"):
+        await atlas_engine.atlas().open(MODEL)
+    [report] = [
+        one for one in await atlas_engine.atlas().reports(MODEL) if one.index.collection == "cache" and one.lacking
+    ]
+    assert (report.state, report.detail) == ("differs", "filter field 'namespace' isn't in it")
+    await atlas_engine.prepare(MODEL)
+    async with opened(atlas_engine.atlas()) as store:
+        await store.put_cache_entry(entry("e", "h", namespace="work"))
+        assert await store.nearest_cached("ann", EAST, NOON, CacheScope(namespace="work"))
 
 
 async def test_an_index_that_is_dropped_while_serving_is_missed(
