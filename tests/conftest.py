@@ -12,6 +12,7 @@ from typing import Any
 
 import pymongo
 import pytest
+from hypothesis import settings
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp_types import CallToolResult, TextContent
@@ -31,6 +32,11 @@ OURS = (
     *("TEMPORAL_", "AWS_", "MONGODB_", "DB_", "DOCUMENTS_", "CONVERSATIONS_", "VECTOR_", "EXTERNAL_", "EMBEDDING_"),
     *("LLM_", "TAVILY_", "AUTH_", "ALLOWED_", "CACHE_", "MEMORY_"),
 )
+
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")
