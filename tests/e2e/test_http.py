@@ -16,6 +16,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_server.auth import hash_token
 from mcp_server.local.stack import Addresses
 from tests.conftest import command, content, environment, error
+from tests.e2e.test_tools import TOOLS
 
 INITIALIZE = {
     "jsonrpc": "2.0",
@@ -75,7 +76,7 @@ async def connected(address: str, mode: str = "auto", token: str | None = None) 
 async def test_both_revisions_work(address: str, user: str, mode: str, revision: str) -> None:
     async with connected(address, mode) as client:
         assert client.protocol_version == revision
-        assert len((await client.list_tools()).tools) == 7
+        assert {tool.name for tool in (await client.list_tools()).tools} == TOOLS
         stored = await client.call_tool(
             "store_memory", {"conversation_id": "c", "text": "Hello there", "message_type": "human", "user_id": user}
         )

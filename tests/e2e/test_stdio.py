@@ -17,6 +17,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from mcp_server.local.stack import Addresses, is_running
 from tests.conftest import REPOSITORY, command, content, environment, error, serve
+from tests.e2e.test_tools import TOOLS
 
 
 def request(number: int, method: str, **params: Any) -> bytes:
@@ -81,7 +82,7 @@ async def stack_gone(home: Path) -> None:
 async def test_both_revisions_work(home: Path, stack: Addresses, user: str, mode: str, revision: str) -> None:
     async with serve(home, mode=mode) as client:
         assert client.protocol_version == revision
-        assert len((await client.list_tools()).tools) == 7
+        assert {tool.name for tool in (await client.list_tools()).tools} == TOOLS
         query = {"query": "Which revision?", "user_id": user}
         content(await client.call_tool("semantic_cache_response", query | {"response": revision}))
         assert content(await client.call_tool("check_semantic_cache", query))["response"] == revision

@@ -52,7 +52,7 @@ async def test_tools_are_described_for_a_model(client: Client) -> None:
         assert tool.annotations is not None
         assert tool.annotations.read_only_hint is not None
         assert tool.annotations.open_world_hint == (tool.name == "search_web")
-        assert bool(tool.annotations.destructive_hint) == (tool.name == "forget")
+        assert bool(tool.annotations.destructive_hint) == (tool.name in {"forget", "invalidate_cache"})
         assert tool.output_schema is not None
         assert tool.output_schema["type"] == "object"
         assert tool.input_schema["additionalProperties"] is False
