@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from temporalio import activity
 
 from activities.cache_guard import agree, normalised
+from activities.embedding_models import is_e5
 from activities.models import (
     CacheCheckParams,
     CacheCheckResult,
@@ -37,7 +38,7 @@ def entry_id(user_id: str, query: str, scope: CacheScope) -> str:
 
 def default_threshold(model_id: str) -> float:
     """Least cosine similarity of two queries for a hit, where neither the call nor CACHE_THRESHOLD says."""
-    return E5_THRESHOLD if "e5" in model_id else OTHER_THRESHOLD
+    return E5_THRESHOLD if is_e5(model_id) else OTHER_THRESHOLD
 
 
 def is_hit(query: str, cached: str, similarity: float, threshold: float) -> bool:

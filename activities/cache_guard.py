@@ -25,7 +25,7 @@ from activities.cache_words import (
     SAME,
     TENSES,
 )
-from activities.store.likeness import mark_numbers
+from activities.numbers import mark_numbers
 from activities.store.words import UNSPACED
 
 ENGLISH = "english"

@@ -107,13 +107,18 @@ def base_model_id(model_id: str) -> str:
     return re.sub(r"^[a-z]+(-gov)?\.(?=[a-z0-9-]+\.)", "", name)
 
 
+def is_e5(model_id: str) -> bool:
+    """Whether a model's cosines have the range of E5's."""
+    return "e5" in model_id
+
+
 def unrelated_cosine(model_id: str) -> float:
     """Cosine similarity that texts about different things have by a model.
 
     E5 was trained with a low temperature, which leaves its cosines between 0.7 and 1 (its authors say so on its page);
     0.75 was measured for the embedded one. For others 0 is a cautious guess.
     """
-    return 0.75 if "e5" in model_id else 0.0
+    return 0.75 if is_e5(model_id) else 0.0
 
 
 def relevance(cosine: float, unrelated: float) -> float:

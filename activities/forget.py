@@ -5,6 +5,7 @@ import json
 
 from temporalio import activity
 
+from activities.embedding_models import is_e5
 from activities.errors import failure
 from activities.models import (
     ForgetIds,
@@ -20,8 +21,8 @@ from activities.store.words import opening
 
 # Cosines of different models have different ranges. E5 puts most of what has nothing to do with a query below 0.81, and
 # most of what has above it, by a look at a few dozen pairs; the other is a first guess.
-E5_THRESHOLD = 0.82
-OTHER_THRESHOLD = 0.40
+E5_LIKENESS = 0.82
+OTHER_LIKENESS = 0.40
 
 BATCH = 200
 """How many records are removed at once: whoever else writes waits for one batch, and transactions have their limits."""
@@ -33,9 +34,9 @@ MAX_SHOWN = 500
 """Most records that one query may forget: nobody reads more, and they have to fit a payload."""
 
 
-def default_threshold(model_id: str) -> float:
+def default_likeness(model_id: str) -> float:
     """Least cosine similarity of a record to a query that it is to be forgotten by, where the call doesn't say."""
-    return E5_THRESHOLD if "e5" in model_id else OTHER_THRESHOLD
+    return E5_LIKENESS if is_e5(model_id) else OTHER_LIKENESS
 
 
 def confirmation_of(user_id: str, matches: list[ForgetMatch]) -> str:

@@ -37,8 +37,9 @@ from activities.models import (
     StoredMessage,
     UserMemoryParams,
 )
-from activities.store.base import SUMMARY_CHARACTERS, OpenedStore
-from activities.store.words import opening
+from activities.store.base import OPENING_CHARACTERS, OpenedStore
+from activities.store.words import cut, opening
+from activities.summaries import fenced
 
 SIGNIFICANCE = 0.3
 """Least importance of a message that may become a memory."""
@@ -102,7 +103,7 @@ def heuristic_importance(text: str) -> float:
 
 def heuristic_assessment(text: str) -> Assessment:
     """What embedded mode makes of a message: importance by its surface, and its own beginning as the summary."""
-    return Assessment(importance=heuristic_importance(text), summary=opening(text, SUMMARY_CHARACTERS))
+    return Assessment(importance=heuristic_importance(text), summary=opening(text, OPENING_CHARACTERS))
 
 
 def read_assessment(answer: str) -> Assessment | None:
@@ -224,7 +225,7 @@ class MemoryActivities:
         """What a group's memories say, in a sentence or two of the text model's, or their newest where it has none."""
         newest = heuristic_assessment(group.content).summary
         lines = (f"{child.created_at:%Y-%m-%d}: {child.content}" for child in reversed(group.children))
-        material = "\n".join(lines).replace("</material>", "")[:GROUP_CHARACTERS]
+        material = fenced("\n".join(lines)[:GROUP_CHARACTERS])
         prompt = f"<material>\n{material}\n</material>"
         try:
             answer = await self._text.generate(GenerateParams(system=SUMMARISE_GROUP, prompt=prompt, max_tokens=200))
@@ -279,8 +280,7 @@ class MemoryActivities:
         found = await store.recall(query)
         for message in found.related_conversation:
             for neighbour in (*message.before, *message.after):
-                if len(neighbour.text) > NEIGHBOUR_CHARACTERS:
-                    neighbour.text = neighbour.text[: NEIGHBOUR_CHARACTERS - 1] + "…"
+                neighbour.text = cut(neighbour.text, NEIGHBOUR_CHARACTERS)
         room = _fit(found.similar_memories, MAX_RECALL_BYTES)
         _fit(found.related_conversation, room)
         return found

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from unicodedata import normalize
 
+from activities.numbers import CARDINALS
 from activities.store.words import UNSPACED
 
 MAX_CHARACTERS = 1_000
@@ -76,14 +77,7 @@ _FUNCTION = (
     | frozenset(_PERSONS)
     | _TENSES
 ) - _TURNS
-_UNITS = _in_order(
-    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
-    "nineteen"
-)
-_TENS = _in_order("twenty thirty forty fifty sixty seventy eighty ninety")
-_NUMBERS = {word: str(number) for number, word in enumerate(_UNITS, 2)} | {
-    word: f"{tens}0" for tens, word in enumerate(_TENS, 2)
-}
+_NUMBERS = {word: str(number) for word, number in CARDINALS.items() if number > 1}
 
 
 def stem(word: str) -> str:

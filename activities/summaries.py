@@ -17,6 +17,7 @@ from activities.models import (
     Summary,
 )
 from activities.store.base import OpenedStore
+from activities.store.words import cut
 
 MESSAGES_AT_ONCE = 50
 """Most messages that one update covers; a longer backlog takes several."""
@@ -47,19 +48,15 @@ _DASHES = "-----"
 _FENCE = re.compile(r"<(?=\s*/?\s*material\b)", re.IGNORECASE)
 
 
-def _cut(text: str, characters: int) -> str:
-    return text if len(text) <= characters else text[: characters - 1].rstrip() + "…"
-
-
-def _fenced(text: str) -> str:
+def fenced(text: str) -> str:
     """`text` without anything that reads as the beginning or the end of the material."""
     return _FENCE.sub("(", text)
 
 
 def line_of(message: ConversationMessage) -> str:
     """A message as one line of material, so that none can pass for another's."""
-    text = _cut(" ".join(message.text.split()), MESSAGE_CHARACTERS)
-    return _fenced(f"{message.timestamp:%Y-%m-%d} {message.message_type}: {text}")
+    text = cut(" ".join(message.text.split()), MESSAGE_CHARACTERS)
+    return fenced(f"{message.timestamp:%Y-%m-%d} {message.message_type}: {text}")
 
 
 def lines_of(messages: Sequence[ConversationMessage]) -> list[str]:
@@ -77,7 +74,7 @@ def lines_of(messages: Sequence[ConversationMessage]) -> list[str]:
 
 def prompt_of(before: str, lines: Sequence[str]) -> str:
     """The material of an update: the summary so far, and the messages since."""
-    parts = [_fenced(before), _DASHES, *lines] if before else lines
+    parts = [fenced(before), _DASHES, *lines] if before else lines
     return "\n".join(["<material>", *parts, "</material>"])
 
 
@@ -126,7 +123,7 @@ class SummaryActivities:
             conversation_id=key.conversation_id,
             summary_id=before.summary_id if before else uuid4().hex,
             # Of messages without a word in them there is nothing to say.
-            text=_cut(written.text.strip(), SUMMARY_CHARACTERS) or said,
+            text=cut(written.text.strip(), SUMMARY_CHARACTERS) or said,
             model_id=written.model_id,
             messages=len(covered) + (before.messages if before else 0),
             first_at=min(times),

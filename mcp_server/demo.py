@@ -74,12 +74,10 @@ class Demo:
         await self._search("How many seconds slow was H4 when it reached Jamaica?", limit=1)
 
         conversation = (
-            (
-                "human",
-                "My sister Ines lives in Lisbon, and I'm allergic to hazelnuts. Please remember both.",
-                "2026-03-02",
-            ),
-            ("ai", "I'll keep in mind that Ines lives in Lisbon and that hazelnuts are out.", "2026-03-02"),
+            ("human", "My sister Ines lives in Lisbon.", "2026-03-01"),
+            ("human", "Please remember that I'm allergic to hazelnuts.", "2026-03-02"),
+            ("ai", "I'll keep in mind that hazelnuts are out.", "2026-03-02"),
+            ("human", "My sister Ines lives in Lisbon with her two children.", "2026-03-03"),
             ("human", "We're planning to visit her in the second week of October.", "2026-03-04"),
             ("ai", "October is mild there; you should book the flights by July.", "2026-03-04"),
         )
@@ -102,12 +100,24 @@ class Demo:
         for memory in recalled["similar_memories"]:
             console.print(f"  memory, importance {memory['importance']:.2f}: {escape(memory['summary'])}")
 
+        listed = _content(await self.call("list_memories"))["memories"]
+        for memory in listed:
+            children = f", of {len(memory['children'])}" if memory["children"] else ""
+            said = escape(" / ".join(memory["content"].splitlines()))
+            console.print(f"  strength {memory['strength']:.2f}{children}: {said}")
+        parent = next(memory["memory_id"] for memory in listed if memory["children"])
+        await self.call("pin_memory", memory_id=parent)
+        split = _content(await self.call("split_memory", memory_id=parent))
+        console.print(f"  {len(split['children'])} memories stand alone again, pinned")
+
         question = "What is the capital of Portugal?"
         self._tell(await self.call("check_semantic_cache", query=question))
         await self.call("semantic_cache_response", query=question, response="Lisbon.", ttl_seconds=3600)
         self._tell(await self.call("check_semantic_cache", query=question))
         self._tell(await self.call("check_semantic_cache", query="What's the capital city of Portugal?"))
         self._tell(await self.call("check_semantic_cache", query="How long does a sourdough loaf bake?"))
+        await self.call("invalidate_cache", query=question)
+        self._tell(await self.call("check_semantic_cache", query=question))
 
         unwanted = {"query": "hazelnuts", "limit": 1}
         shown = _content(await self.call("forget", **unwanted))

@@ -131,8 +131,7 @@ def build_activities(settings: Settings, parts: Parts) -> list[object]:
     from activities.bedrock import BedrockActivities
     from activities.cache import CacheActivities, default_threshold
     from activities.documents import DocumentActivities
-    from activities.forget import ForgetActivities
-    from activities.forget import default_threshold as default_likeness
+    from activities.forget import ForgetActivities, default_likeness
     from activities.memory import MemoryActivities
     from activities.reembed import ReembedActivities
     from activities.search import SearchActivities

@@ -66,7 +66,8 @@ class UserMemoryWorkflow:
     """What becomes of a user's messages once they are stored, one after the other: no two of them race a merge.
 
     A message's signal begins it, and it ends when nothing is left to do. It outlives the calls that stored them, and
-    knows messages by their ids alone: what they say is read where it is needed, and stays out of the history.
+    knows messages by their ids alone: what they say is read where it is needed. Its history holds only what was made of
+    them: their assessments, and groups of memories as they were planned.
     """
 
     @workflow.init

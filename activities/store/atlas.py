@@ -787,11 +787,6 @@ class AtlasStore:
         async with self._db.explained():
             return await atlas_summaries.of(self._db, user_id, conversation_ids)
 
-    async def remove_summary(self, user_id: str, conversation_id: str) -> None:
-        _ = self._opened_with
-        async with self._db.explained():
-            await atlas_summaries.remove(self._db, user_id, conversation_id)
-
     # Memories
 
     async def form_memory(self, node: MemoryNode, threshold: float) -> FormedMemory:

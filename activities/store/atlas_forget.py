@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from activities.models import ForgetMatch, ForgetTarget, Forgotten, RecordKind
 from activities.store import atlas_summaries
-from activities.store.atlas_search import digest
-from activities.store.base import SUMMARY_CHARACTERS
+from activities.store.atlas_memory import dissolve
+from activities.store.atlas_search import Document, digest
+from activities.store.base import OPENING_CHARACTERS
 from activities.store.times import moment
 from activities.store.words import opening
 
 if TYPE_CHECKING:
     from activities.store.atlas import AtlasDatabase
-
-Document = dict[str, Any]
 
 QUERY_CHARACTERS = 1_000_000
 """How much text one query compares with, where there is more: MongoDB takes queries of 16 MB, and has it twice."""
@@ -128,10 +127,7 @@ async def forget_some(db: "AtlasDatabase", target: ForgetTarget, most: int, sess
     # Whoever is forming a memory of these messages changes this too: one of the two transactions sees the other.
     await db.collection("users").update_one({"_id": user_id}, {"$inc": {"formed": 1}}, upsert=True, session=session)
     for parent in (one for one in going.memories if one["level"]):
-        # Its children stand alone, pinned where it was.
-        freed: Document = {"parent": None} | ({"pinned": True} if parent.get("pinned") else {})
-        among = {"user_id": user_id, "parent": parent["_id"]}
-        await db.collection("memory_nodes").update_many(among, {"$set": freed}, session=session)
+        await dissolve(db, user_id, parent, session)
     for collection, records in (("memory_nodes", going.memories), ("cache", going.cached)):
         among = {"_id": {"$in": [one["_id"] for one in records]}, "user_id": user_id}
         await db.collection(collection).delete_many(among, session=session)
@@ -197,7 +193,7 @@ async def _without(db: "AtlasDatabase", memory: Document, ids: set[str], session
         ],
         "content": message["text"],
         "content_hash": digest(message["text"]),
-        "summary": opening(message["text"], SUMMARY_CHARACTERS),
+        "summary": opening(message["text"], OPENING_CHARACTERS),
         "created_at": message["timestamp"],
         "created_at_us": message["timestamp_us"],
         "embedded_by": message["embedded_by"],

@@ -52,6 +52,14 @@ def _last_accessed(one: Document) -> int:
     return int(one["last_accessed_us"] if "last_accessed_us" in one else one["created_at_us"])
 
 
+async def dissolve(db: "AtlasDatabase", user_id: str, parent: Document, session: "Session") -> None:
+    """Remove a parent; its children stand alone again, pinned where it was."""
+    nodes = db.collection("memory_nodes")
+    freed: Document = {"parent": None} | ({"pinned": True} if parent["pinned"] else {})
+    await nodes.update_many({"user_id": user_id, "parent": parent["_id"]}, {"$set": freed}, session=session)
+    await nodes.delete_one({"_id": parent["_id"], "user_id": user_id}, session=session)
+
+
 class AtlasMemories:
     """The part of the Atlas store that keeps memories.
 
@@ -428,11 +436,9 @@ class AtlasMemories:
                 children = await self._nodes.find({**mine, "apart": memory_id}, session=session).to_list(None)
             elif parent := await self._nodes.find_one({"_id": memory_id, "user_id": user_id}, session=session):
                 await self._count_up(user_id, session)
-                apart: Document = {"$addToSet": {"apart": memory_id}, "$set": {"parent": None}}
-                if parent["pinned"]:
-                    apart["$set"]["pinned"] = True
+                apart = {"$addToSet": {"apart": memory_id}}
                 await self._nodes.update_many({**mine, "parent": memory_id}, apart, session=session)
-                await self._nodes.delete_one({"_id": memory_id, "user_id": user_id}, session=session)
+                await dissolve(self._db, user_id, parent, session)
             if not children:
                 raise not_a_parent(memory_id)
             return [one.memory_id for one in newest_first(self._said(child) for child in children)]

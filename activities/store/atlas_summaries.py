@@ -1,17 +1,16 @@
 """Summaries in the Atlas store: one record for each conversation, whose id marks the messages that it covers."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import DuplicateKeyError
 
 from activities.models import ConversationMessage, Summary
+from activities.store.atlas_search import digest
 from activities.store.times import micros, moment
 
 if TYPE_CHECKING:
-    from activities.store.atlas import AtlasDatabase
+    from activities.store.atlas import AtlasDatabase, Session
 
 _TIMES = ("first_at", "last_at", "updated_at")
 
@@ -21,8 +20,7 @@ class _OutdatedError(Exception):
 
 
 def _key(user_id: str, conversation_id: str) -> dict[str, Any]:
-    name = hashlib.sha256(json.dumps([user_id, conversation_id]).encode()).hexdigest()
-    return {"_id": name, "user_id": user_id}
+    return {"_id": digest(user_id, conversation_id), "user_id": user_id}
 
 
 def _summary(found: dict[str, Any]) -> Summary:
@@ -95,5 +93,6 @@ async def put(db: "AtlasDatabase", summary: Summary, covered: Sequence[str]) -> 
         return False
 
 
-async def remove(db: "AtlasDatabase", user_id: str, conversation_id: str, session: Any = None) -> None:
+async def remove(db: "AtlasDatabase", user_id: str, conversation_id: str, session: "Session") -> None:
+    """Remove a conversation's summary: none that is made from it can be stored any more, and the next is made anew."""
     await db.collection("summaries").delete_one(_key(user_id, conversation_id), session=session)

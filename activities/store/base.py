@@ -47,8 +47,7 @@ NEAREST_SAID = 16
 """How many of the memories nearest to a new one are looked at for one that says the same."""
 AROUND = 32
 """How many of the memories nearest to one are looked at for those that belong with it."""
-
-SUMMARY_CHARACTERS = 300
+OPENING_CHARACTERS = 300
 """Length of a memory's summary that is the beginning of what it says."""
 
 
@@ -203,14 +202,6 @@ class Store(Protocol):
         """The summaries of a user's conversations, in the order given; those without one are left out."""
         ...
 
-    async def remove_summary(self, user_id: str, conversation_id: str) -> None:
-        """Remove a conversation's summary, so that the next is made from all the messages that are left.
-
-        To be called once messages that it covers have been removed, or in one transaction with that: no summary made
-        from them can be stored afterwards.
-        """
-        ...
-
     # Memories
 
     async def form_memory(self, node: MemoryNode, threshold: float) -> FormedMemory:
@@ -345,9 +336,9 @@ class Store(Protocol):
         stay. Cached answers go along as `going_with` says, and the summaries of the messages' conversations: the next
         ones are made of what is left. A memory goes where no message of its own is left, named or not. Where one is, it
         loses the others; and where what it says came from one of those, it says from then on what the oldest message
-        left to it says.
+        left to it says. Parents go as `going_with` says. A pin keeps nothing.
 
-        No memory forms of the messages afterwards, nor from an attempt to form one that is under way meanwhile.
+        No memory forms of the messages afterwards, and no summary, be the attempt to make one under way meanwhile.
         """
         ...
 

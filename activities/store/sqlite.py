@@ -202,9 +202,6 @@ class SqliteStore:
     async def summaries(self, user_id: str, conversation_ids: list[str]) -> list[Summary]:
         return await self._read(lambda db: sqlite_summaries.of(db, user_id, conversation_ids))
 
-    async def remove_summary(self, user_id: str, conversation_id: str) -> None:
-        await self._write(lambda db: sqlite_summaries.remove(db, user_id, conversation_id))
-
     # Memories
 
     async def form_memory(self, node: MemoryNode, threshold: float) -> FormedMemory:

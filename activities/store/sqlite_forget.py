@@ -7,8 +7,8 @@ from typing import Any
 import apsw
 
 from activities.models import ForgetMatch, ForgetQuery, ForgetTarget, Forgotten, RecordKind
-from activities.store import sqlite_summaries
-from activities.store.base import SUMMARY_CHARACTERS
+from activities.store import sqlite_memory, sqlite_summaries
+from activities.store.base import OPENING_CHARACTERS
 from activities.store.forgetting import LOOKED_AT, meant
 from activities.store.sqlite_search import add_vector, forget, hybrid, messages_of, nearest, remove
 from activities.store.times import moment
@@ -115,7 +115,8 @@ def _going(db: apsw.Connection, user_id: str, ids: list[str]) -> _Going:
 def forget_some(db: apsw.Connection, target: ForgetTarget, most: int) -> Forgotten:
     ids, complete = _ids(db, target, most)
     going = _going(db, target.user_id, ids)
-    _free_children(db, target.user_id, going.memories)
+    for parent in _column(db, f"select memory_id from memory_nodes where level = 1 and id {_AMONG}", going.memories):
+        sqlite_memory.dissolve(db, target.user_id, parent)
     forget(db, "memory_nodes", [(row,) for row in going.memories])
     _remove_messages(db, target.user_id, going.messages)
     forget(db, "cache", [(row,) for row in going.cached])
@@ -143,16 +144,6 @@ def _ids(db: apsw.Connection, target: ForgetTarget, most: int) -> tuple[list[str
         if ids:
             return ids, False
     return [], True
-
-
-def _free_children(db: apsw.Connection, user_id: str, rows: list[int]) -> None:
-    """Let the children of parents that go stand alone, pinned where their parent was."""
-    sql = f"select memory_id, pinned from memory_nodes where level = 1 and id {_AMONG}"
-    for parent, pinned in db.execute(sql, (json.dumps(rows),)).fetchall():
-        db.execute(
-            "update memory_nodes set parent = null, pinned = max(pinned, ?) where user_id = ? and parent = ?",
-            (pinned, user_id, parent),
-        )
 
 
 def _remove_messages(db: apsw.Connection, user_id: str, rows: list[int]) -> None:
@@ -188,7 +179,7 @@ def _lose_sources(db: apsw.Connection, user_id: str, memory: int, ids: list[str]
     db.execute("update memory_sources set reinforced = 0 where node = ? and message_id = ?", (memory, message_id))
     db.execute(
         "update memory_nodes set content = ?, summary = ?, created_at = ? where id = ?",
-        (text, opening(text, SUMMARY_CHARACTERS), timestamp, memory),
+        (text, opening(text, OPENING_CHARACTERS), timestamp, memory),
     )
     db.execute("delete from memory_nodes_vectors where rowid = ?", (memory,))
     for vector in _column(db, "select embedding from conversations_vectors where rowid = ?", row):

@@ -256,22 +256,21 @@ def split(db: apsw.Connection, user_id: str, memory_id: str) -> list[str]:
         children = _said(db, again, (user_id, memory_id))
     if not children:
         raise not_a_parent(memory_id)
-    pinned = db.execute("select pinned from memory_nodes where user_id = ? and memory_id = ?", (user_id, memory_id)).get
     dissolve(db, user_id, memory_id)
     for child in children:
         apart = json.dumps(sorted(child.apart | {memory_id}))
-        db.execute(
-            "update memory_nodes set apart = ?, pinned = max(pinned, ?) where user_id = ? and memory_id = ?",
-            (apart, pinned or 0, user_id, child.memory_id),
-        )
+        where = "where user_id = ? and memory_id = ?"
+        db.execute(f"update memory_nodes set apart = ? {where}", (apart, user_id, child.memory_id))
     return [child.memory_id for child in newest_first(children)]
 
 
 def dissolve(db: apsw.Connection, user_id: str, memory_id: str) -> None:
-    """Remove a parent; its children stand alone again."""
-    db.execute("update memory_nodes set parent = null where user_id = ? and parent = ?", (user_id, memory_id))
-    where = "from memory_nodes where user_id = ? and memory_id = ? and level = 1"
-    forget(db, "memory_nodes", db.execute(f"select id {where}", (user_id, memory_id)).fetchall())
+    """Remove a parent; its children stand alone again, pinned where it was."""
+    parent = "select id, pinned from memory_nodes where user_id = ? and memory_id = ? and level = 1"
+    for row, pinned in db.execute(parent, (user_id, memory_id)).fetchall():
+        freed = "set parent = null, pinned = max(pinned, ?) where user_id = ? and parent = ?"
+        db.execute(f"update memory_nodes {freed}", (pinned, user_id, memory_id))
+        forget(db, "memory_nodes", [(row,)])
 
 
 def pin(db: apsw.Connection, user_id: str, memory_id: str, pinned: bool) -> str:

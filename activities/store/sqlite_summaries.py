@@ -65,4 +65,5 @@ def put(db: apsw.Connection, summary: Summary, covered: Sequence[str]) -> bool:
 
 
 def remove(db: apsw.Connection, user_id: str, conversation_id: str) -> None:
+    """Remove a conversation's summary: none that is made from it can be stored any more, and the next is made anew."""
     db.execute("delete from summaries where user_id = ? and conversation_id = ?", (user_id, conversation_id))

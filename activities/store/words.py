@@ -64,6 +64,11 @@ def matches(terms: Sequence[str], text: str) -> int:
     return sum(1 for term in terms if _folded(term) in held)
 
 
+def cut(text: str, length: int) -> str:
+    """A text of at most `length` characters: its beginning, where there is more of it."""
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
 def opening(text: str, length: int) -> str:
     """The beginning of a text in one line, at most `length` characters, cut between words."""
     line = " ".join(text.split())

@@ -16,8 +16,8 @@ Call it when the user asks to forget, delete or take back something. Say what in
 messages, memories or cached answers), conversation_id, query, or everything=true.
 A query removes nothing at first: it answers what it matches, and a confirmation. Show the matches to the user. Then
 call again with the same arguments and the confirmation to remove all of them, or with ids to remove some.
-Every copy goes: a memory goes with the messages it was formed from, a message with what came of it alone. Ingested
-documents are no memory, and stay. It can't be undone."""
+Every copy goes, pinned or not: a memory goes with the messages it was formed from, a message with what came of it
+alone. Ingested documents are no memory, and stay. It can't be undone."""
 
 
 def register(server: DurableContextServer) -> None:

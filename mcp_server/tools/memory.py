@@ -38,8 +38,8 @@ Call it to show users what is remembered about them, or to find a memory's id. T
 instead. Listing doesn't count as using a memory."""
 
 PIN_MEMORY = """Keep a memory for good, or stop doing so.
-Call it when the user asks that something is never forgotten. Memories that aren't pinned fade, and the weakest are
-forgotten once a user has more than the server keeps."""
+Call it when the user asks that something is never lost. Memories that aren't pinned fade, and the weakest are dropped
+once a user has more than the server keeps. Asked for, forget removes pinned ones too."""
 
 SPLIT_MEMORY = """Undo a consolidation: memories that were put together under one parent stand alone again.
 Call it with the id of a memory of level 1 whose children aren't about the same thing. Nothing said is lost, and they

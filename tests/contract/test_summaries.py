@@ -11,6 +11,7 @@ import pytest
 from activities.bedrock import BedrockText
 from activities.models import (
     ConversationKey,
+    ForgetTarget,
     Generated,
     GenerateParams,
     RecallSummariesParams,
@@ -119,16 +120,15 @@ async def test_of_two_that_summarise_at_once_one_is_stored(store: Store, begun: 
 
 
 async def test_without_its_summary_a_conversation_is_summarised_from_all_that_is_left(store: Store) -> None:
-    await put(store, 1, 2, 3)
-    await store.put_summary(summary(2), ["m1", "m2"])
+    await put(store, 0, 1, 2, 3)
+    await store.put_summary(summary(3), ["m0", "m1", "m2"])
     await store.put_message(message("other", conversation="d"))
     await store.put_summary(summary(1, conversation_id="d"), ["other"])
 
-    for _ in range(2):
-        await store.remove_summary("ann", "c")
+    await store.forget(ForgetTarget(user_id="ann", ids=["m0"]), 10)
 
     assert await uncovered(store) == ["m1", "m2", "m3"]
-    assert not await store.put_summary(summary(3), ["m3"]), "made from the one that was removed"
+    assert not await store.put_summary(summary(4), ["m3"]), "made from the one that was removed"
     assert await store.summaries("ann", ["c", "d"]) == [summary(1, conversation_id="d")]
     assert await store.put_summary(summary(3, summary_id="t"), ["m1", "m2", "m3"])
 
@@ -142,10 +142,11 @@ async def test_summaries_are_their_users_and_in_the_order_asked_for(store: Store
 
     found = await store.summaries("ann", ["b", "nowhere", "a"])
     assert [(one.conversation_id, one.text) for one in found] == [("b", "plum"), ("a", "plum")]
-    await store.remove_summary("bob", "a")
+    assert not await store.put_summary(summary(2, user_id="bob", conversation_id="a"), ["ann-a"])
+    await store.forget(ForgetTarget(user_id="bob", conversation_id="a"), 10)
     assert len(await store.summaries("ann", ["a", "b"])) == 2
+    assert len(await store.summaries("bob", ["a", "b"])) == 1
     assert await uncovered(store, "ann", "a") == []
-    assert await uncovered(store, "bob", "a") == ["bob-a"]
 
 
 async def test_messages_of_an_older_file_are_covered_by_no_summary(tmp_path: Path) -> None:
@@ -274,13 +275,17 @@ async def test_what_was_forgotten_while_the_model_wrote_is_in_no_summary(
     await summaries.update_summary(KEY)
     await store.put_message(message("m2", "Bruno the dog comes along."))
 
-    text.meanwhile = lambda: store.remove_summary("ann", "c")
+    async def forget() -> None:
+        await store.forget(ForgetTarget(user_id="ann", ids=["m1"]), 10)
+
+    text.meanwhile = forget
     assert await summaries.update_summary(KEY)
 
     assert await recalled(summaries) == ""
     text.meanwhile = None
     assert not await summaries.update_summary(KEY)
-    assert "Lisbon" in await recalled(summaries)
+    left = await recalled(summaries)
+    assert ("Bruno" in left, "Lisbon" in left) == (True, False)
 
 
 async def test_of_messages_without_words_there_is_nothing_to_say(

@@ -2,7 +2,11 @@
 
 import pytest
 
-from activities.store.likeness import numbers_in
+from activities.numbers import mark_numbers
+
+
+def numbers_in(text: str) -> list[str]:
+    return sorted(mark_numbers(text)[0])
 
 
 @pytest.mark.parametrize(

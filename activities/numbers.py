@@ -1,7 +1,6 @@
-"""When two texts that look alike don't say the same."""
+"""Numbers, dates and times in a text, however they are written."""
 
 import re
-from collections import Counter
 from unicodedata import decimal, normalize
 
 _UNITS = (
@@ -16,10 +15,18 @@ _ORDINAL_UNITS = (
 _ORDINAL_TENS = "twentieth thirtieth fortieth fiftieth sixtieth seventieth eightieth ninetieth"
 _SCALES = {"hundred": 100, "thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
 
+
+def _values(units: str, tens: str) -> dict[str, int]:
+    values = {word: number for number, word in enumerate(units.split())}
+    return values | {word: 10 * number for number, word in enumerate(tens.split(), 2)}
+
+
+CARDINALS = _values(_UNITS, _TENS)
+"""What the English words for single numbers below 100 stand for."""
+
 _VALUES = {
-    **{word: number for number, word in enumerate(_UNITS.split())},
-    **{word: number for number, word in enumerate(_ORDINAL_UNITS.split())},
-    **{word: 10 * number for words in (_TENS, _ORDINAL_TENS) for number, word in enumerate(words.split(), 2)},
+    **CARDINALS,
+    **_values(_ORDINAL_UNITS, _ORDINAL_TENS),
     "twice": 2,
     "dozen": 12,
 }
@@ -121,8 +128,3 @@ def mark_numbers(text: str) -> tuple[list[str], str]:
     finish()
     marked.append(text[place:])
     return numbers, "".join(marked)
-
-
-def numbers_in(text: str) -> Counter[str]:
-    """How often each number stands in `text`, as `mark_numbers` reads them."""
-    return Counter(mark_numbers(text)[0])
