@@ -30,8 +30,10 @@ from activities.models import (
     MemoryQuery,
     Message,
     MessageKey,
+    MessagePlace,
     PinMemoryParams,
     PinMemoryResult,
+    PreviousMessage,
     Recollection,
     SplitMemoryResult,
     StoredMessage,
@@ -46,6 +48,9 @@ SIGNIFICANCE = 0.3
 
 ASSESSMENTS = 2
 """How often a language model is asked for one that holds to the schema."""
+
+CONTEXT_CHARACTERS = 1_000
+"""How much of the end of the message before it a message is found by too."""
 
 NEIGHBOUR_CHARACTERS = 1_000
 """Length to which the messages around a recalled one are cut."""
@@ -134,6 +139,13 @@ class MemoryActivities:
         self._store = store
         self._text = text
         self._budget = budget
+
+    @activity.defn
+    async def message_before(self, place: MessagePlace) -> PreviousMessage | None:
+        """The message after which one goes that is to be stored, or as much of its end as belongs to the context."""
+        store = await self._store()
+        before = await store.message_before(place)
+        return before and PreviousMessage(message_id=before.message_id, text=before.text[-CONTEXT_CHARACTERS:])
 
     @activity.defn
     async def store_message(self, message: Message) -> StoredMessage:

@@ -74,6 +74,8 @@ class Embedded:
 EMBEDDED: dict[str, Embedded] = {
     "documents": Embedded("text", "passage"),
     "conversations": Embedded("text", "passage"),
+    # Each message once more, together with the one before it.
+    "contexts": Embedded("text", "passage"),
     "memory_nodes": Embedded("content", "passage"),
     # Two queries are compared with each other, so both are embedded on the same side.
     "cache": Embedded("query", "query"),
@@ -176,6 +178,14 @@ class ExternalCollection(Model):
 # Conversations and memory
 
 
+class MessageContext(Model):
+    """A message together with the one before it: what a short answer speaks of often stands in the question."""
+
+    previous: str = Field(description="Id of the message that was before it when it was stored.")
+    text: str = Field(description="The end of that message, and the message's own text.")
+    embedding: bytes
+
+
 class Message(Model):
     """One message of a conversation as the store keeps it."""
 
@@ -186,6 +196,21 @@ class Message(Model):
     text: str
     timestamp: AwareDatetime
     embedding: bytes
+    context: MessageContext | None = Field(default=None, description="Null where it begins its conversation.")
+
+
+class MessagePlace(Model):
+    """Where a message goes that isn't stored yet."""
+
+    message_id: str
+    user_id: str
+    conversation_id: str
+    timestamp: AwareDatetime
+
+
+class PreviousMessage(Model):
+    message_id: str
+    text: str
 
 
 class StoreMemoryParams(Model):

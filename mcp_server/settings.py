@@ -171,7 +171,8 @@ class Settings(BaseSettings):
         if len(set(names.values())) < len(names):
             raise ValueError(
                 "DOCUMENTS_COLLECTION, CONVERSATIONS_COLLECTION, MEMORY_NODES_COLLECTION and CACHE_COLLECTION must "
-                "differ, also from the names that the store makes of them by adding _sources, _summaries and _users"
+                "differ, also from the names that the store makes of them by adding _sources, _contexts, _summaries "
+                "and _users"
             )
         for external in self.external_collections:
             if external.name in {f"{self.db_name}.{name}" for name in names.values()}:

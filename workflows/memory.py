@@ -20,7 +20,9 @@ with workflow.unsafe.imports_passed_through():
         MemoryParent,
         MemoryQuery,
         Message,
+        MessageContext,
         MessageKey,
+        MessagePlace,
         PinMemoryParams,
         PinMemoryResult,
         RecalledSummaries,
@@ -45,16 +47,24 @@ class MemoryStorageWorkflow:
     @workflow.run
     async def run(self, params: StoreMemoryParams) -> StoreMemoryResult:
         side = EMBEDDED["conversations"].side
-        embedded = await step(BedrockActivities.embed, EmbedParams(texts=[params.text], side=side))
-        # The workflow's id is the message's: an activity that runs twice writes the same record.
-        message = Message(
+        place = MessagePlace(
+            # The workflow's id is the message's: an activity that runs twice writes the same record.
             message_id=workflow.info().workflow_id,
             user_id=params.user_id,
             conversation_id=params.conversation_id,
+            timestamp=params.timestamp or workflow.now(),
+        )
+        before = await step(MemoryActivities.message_before, place)
+        texts = [params.text, f"{before.text}\n{params.text}"] if before else [params.text]
+        embedded = await step(BedrockActivities.embed, EmbedParams(texts=texts, side=side))
+        message = Message(
+            **place.model_dump(),
             message_type=params.message_type,
             text=params.text,
-            timestamp=params.timestamp or workflow.now(),
             embedding=embedded.vectors[0],
+            context=MessageContext(previous=before.message_id, text=texts[1], embedding=embedded.vectors[1])
+            if before
+            else None,
         )
         stored = await step(MemoryActivities.store_message, message)
         await step(MemoryActivities.pass_on_message, stored)

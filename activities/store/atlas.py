@@ -48,7 +48,6 @@ from activities.models import (
     CacheMatch,
     CacheScope,
     Chunk,
-    ContextMessage,
     ConversationMessage,
     DocumentQuery,
     EmbeddingModel,
@@ -64,6 +63,8 @@ from activities.models import (
     MemoryParent,
     MemoryQuery,
     Message,
+    MessagePlace,
+    PreviousMessage,
     Recollection,
     RecordEmbedding,
     RecordKind,
@@ -73,7 +74,7 @@ from activities.models import (
     SearchHit,
     Summary,
 )
-from activities.store import atlas_forget, atlas_reembed, atlas_summaries
+from activities.store import atlas_forget, atlas_messages, atlas_reembed, atlas_summaries
 from activities.store.atlas_building import build, refuse, reports_of, searched_indexes
 from activities.store.atlas_errors import explain, unusable
 from activities.store.atlas_external import hits_of, misdeclared, query_of
@@ -93,7 +94,6 @@ from activities.store.atlas_reembed import PASS_SECONDS, PROGRESS_SECONDS
 from activities.store.atlas_search import Document, Found, Query, Target, digest, dot, key_of, mql
 from activities.store.base import (
     CACHE_CANDIDATES,
-    NEIGHBOURS,
     UNSCOPED,
     check_chunks,
     metadata_json,
@@ -120,8 +120,6 @@ TRANSACTION_SECONDS = 60.0
 RECENT_SECONDS = 60.0
 """For how long a record is looked at besides the search indexes, which usually hold it within one or two."""
 RECENT_RECORDS = 100
-NEIGHBOURHOODS = 25
-"""Of how many messages one aggregation reads the surroundings."""
 MAX_FILTERED = 10_000
 """The most records of a user that a metadata filter may leave to search in."""
 VERDICT_SECONDS = 30.0
@@ -513,7 +511,14 @@ class AtlasStore:
     async def _search(
         self, name: str, query: Query, cosine: Callable[[Document], float | None], conditions: Document | None = None
     ) -> tuple[list[tuple[str, float]], Found]:
-        """Run a hybrid search; answer ids with fused scores, and what was found.
+        """Run a hybrid search; answer ids with fused scores, and what was found. Arguments are those of `_find`."""
+        found = await self._find(name, query, cosine, conditions)
+        return await self._complete(self._db.collection(name), query, found), found
+
+    async def _find(
+        self, name: str, query: Query, cosine: Callable[[Document], float | None], conditions: Document | None = None
+    ) -> Found:
+        """What both legs of a hybrid search find.
 
         Args:
             name: Of the collection.
@@ -548,7 +553,7 @@ class AtlasStore:
         _drop_superseded(found)
         if not found.documents:
             await self._check_emptiness()
-        return await self._complete(collection, query, found), found
+        return found
 
     @staticmethod
     async def _complete(collection: Collection, query: Query, found: Found) -> list[tuple[str, float]]:
@@ -575,7 +580,7 @@ class AtlasStore:
             return await collection.aggregate(query.pipeline(rank_fusion=False)).to_list(None)
 
     def _target(self, name: str, share: Mapping[str, str]) -> Target:
-        text_index = TEXT_INDEX if name in ("documents", "conversations") else None
+        text_index = TEXT_INDEX if name in ("documents", "conversations", "contexts") else None
         return Target(self._db.names[name], "text", self._vector_field, text_index, VECTOR_INDEX, share)
 
     # Documents
@@ -719,23 +724,31 @@ class AtlasStore:
     # Conversations
 
     async def put_message(self, message: Message) -> None:
-        record = {
-            "_id": message.message_id,
-            **message.model_dump(exclude={"message_id", "embedding"}),
-            "timestamp_us": micros(message.timestamp),
-            **self._vector(message.embedding),
-            "changed_at": datetime.now(UTC),
-        }
+        vector = self._vector(message.embedding)
+        context = self._vector(message.context.embedding) if message.context else vector
+        attempts = 0
+
+        async def work(session: Session) -> Document:
+            nonlocal attempts
+            attempts += 1
+            filled = await self._filled("conversations", session)
+            try:
+                await atlas_messages.put(self._db, message, vector | filled, context | filled, self._now(), session)
+            except DuplicateKeyError:
+                # Two that both found nothing to replace: the second time there is something, or it is another user's.
+                if attempts > 1:
+                    raise
+                raise _ConflictError from None
+            return filled
+
+        filled = await self._db.transact(work)
         async with self._db.explained():
-            filled = await self._filled("conversations")
-            # A message that is stored again keeps its place in the order of storing.
-            stored_at = {"stored_at": {"$ifNull": ["$stored_at", self._now()]}}
-            await self._upsert(
-                "conversations",
-                {"_id": message.message_id, "user_id": message.user_id},
-                {"$mergeObjects": [{"$literal": record | filled}, stored_at]},
-            )
             await self._still_filled("conversations", filled)
+
+    async def message_before(self, place: MessagePlace) -> PreviousMessage | None:
+        _ = self._opened_with
+        async with self._db.explained():
+            return await atlas_messages.before(self._db, place)
 
     async def read_message(self, user_id: str, message_id: str) -> Message | None:
         _ = self._opened_with
@@ -842,78 +855,24 @@ class AtlasStore:
 
     async def recall(self, query: MemoryQuery) -> Recollection:
         vector, cosine = self._query_vector(query.embedding)
-        conversations = Query(
-            self._target("conversations", {"user_id": query.user_id}), query.text, vector, query.limit, 0.5
-        )
         async with self._db.explained():
-            (ranked, found), similar = await asyncio.gather(
-                self._search("conversations", conversations, cosine),
+            related, similar = await asyncio.gather(
+                self._related(query, vector, cosine),
                 self._memories.similar(query),
             )
-            messages = [(found.documents[message_id], score) for message_id, score in ranked]
-            related, _ = await asyncio.gather(
-                self._all_with_neighbours(query.user_id, messages),
-                self._memories.count_access(similar, query),
-            )
+            await self._memories.count_access(similar, query)
         return Recollection(related_conversation=related, similar_memories=similar)
 
-    async def _all_with_neighbours(self, user_id: str, messages: list[tuple[Document, float]]) -> list[RelatedMessage]:
-        """Messages with their surroundings."""
-        parts = [messages[start : start + NEIGHBOURHOODS] for start in range(0, len(messages), NEIGHBOURHOODS)]
-        read = await asyncio.gather(*(self._with_neighbours(user_id, part) for part in parts))
-        return [related for part in read for related in part]
-
-    async def _with_neighbours(self, user_id: str, messages: list[tuple[Document, float]]) -> list[RelatedMessage]:
-        """A few messages with their surroundings, which one aggregation reads for all of them."""
-        sides: list[list[Document]] = []
-        for place, (message, _) in enumerate(messages):
-            at, stored = message["timestamp_us"], message["stored_at"]
-            for side, sign, order in (("before", "$lt", -1), ("after", "$gt", 1)):
-                beyond = [{"timestamp_us": {sign: at}}, {"timestamp_us": at, "stored_at": {sign: stored}}]
-                sides.append(
-                    [
-                        {
-                            "$match": {
-                                "user_id": user_id,
-                                "conversation_id": message["conversation_id"],
-                                "$or": beyond,
-                            }
-                        },
-                        {"$sort": {"timestamp_us": order, "stored_at": order}},
-                        {"$limit": NEIGHBOURS},
-                        {
-                            "$project": {
-                                "message_type": 1,
-                                "text": 1,
-                                "timestamp_us": 1,
-                                "place": {"$literal": place},
-                                "side": side,
-                            }
-                        },
-                    ]
-                )
-        first, *others = sides
-        unions = [{"$unionWith": {"coll": self._db.names["conversations"], "pipeline": other}} for other in others]
-        neighbours: dict[tuple[int, str], list[ContextMessage]] = {}
-        async for one in self._db.collection("conversations").aggregate([*first, *unions]):
-            neighbours.setdefault((one["place"], one["side"]), []).append(
-                ContextMessage(
-                    message_type=one["message_type"], text=one["text"], timestamp=moment(one["timestamp_us"])
-                )
-            )
-        return [
-            RelatedMessage(
-                message_id=message["_id"],
-                conversation_id=message["conversation_id"],
-                message_type=message["message_type"],
-                text=message["text"],
-                timestamp=moment(message["timestamp_us"]),
-                score=score,
-                before=neighbours.get((place, "before"), [])[::-1],
-                after=neighbours.get((place, "after"), []),
-            )
-            for place, (message, score) in enumerate(messages)
+    async def _related(
+        self, query: MemoryQuery, vector: Binary | None, cosine: Callable[[Document], float | None]
+    ) -> list[RelatedMessage]:
+        """The messages that bear on a query, each with its surroundings."""
+        share = {"user_id": query.user_id}
+        searches = [
+            self._find(name, Query(self._target(name, share), query.text, vector, query.limit, 0.5), cosine)
+            for name in ("conversations", "contexts")
         ]
+        return await atlas_messages.related(self._db, query, await asyncio.gather(*searches), self._vector_field)
 
     # Semantic cache
 

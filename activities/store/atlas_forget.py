@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from activities.models import ForgetMatch, ForgetTarget, Forgotten, RecordKind
-from activities.store import atlas_summaries
+from activities.store import atlas_messages, atlas_summaries
 from activities.store.atlas_memory import dissolve
 from activities.store.atlas_search import Document, digest
 from activities.store.base import OPENING_CHARACTERS
@@ -161,8 +161,8 @@ async def _ids(db: "AtlasDatabase", target: ForgetTarget, most: int, session: An
 async def _remove_messages(db: "AtlasDatabase", user_id: str, ids: list[str], session: Any) -> None:
     """Remove messages, and what memories that stay have of them; whatever else holds a message's text is to be brought
     up to date here."""
-    conversations, memories = db.collection("conversations"), db.collection("memory_nodes")
-    await conversations.delete_many({"_id": {"$in": ids}, "user_id": user_id}, session=session)
+    memories = db.collection("memory_nodes")
+    await atlas_messages.remove(db, user_id, ids, session)
     losing = memories.find({"user_id": user_id, "sources.message_id": {"$in": ids}}, session=session)
     for memory in await losing.to_list(None):
         change = await _without(db, memory, set(ids), session)

@@ -77,12 +77,13 @@ def vector_field(model: EmbeddingModel) -> str:
 def all_names(names: Mapping[str, str]) -> dict[str, str]:
     """What every collection of the store is called in the database, given the names of some that hold records.
 
-    Besides those: `sources` (which revision of each source is stored), `summaries` (of conversations), `users` (how
-    many memories each has formed, by which transactions find out about each other) and `models` (which embedding model
-    fills the collections).
+    Besides those: `contexts` (each message together with the one before it), `sources` (which revision of each source
+    is stored), `summaries` (of conversations), `users` (how many memories each has formed, by which transactions find
+    out about each other) and `models` (which embedding model fills the collections).
     """
     chosen = {name: name for name in COLLECTIONS} | dict(names)
     return chosen | {
+        "contexts": f"{chosen['conversations']}_contexts",
         "sources": f"{chosen['documents']}_sources",
         "summaries": f"{chosen['conversations']}_summaries",
         "users": f"{chosen['memory_nodes']}_users",
@@ -101,6 +102,7 @@ def search_indexes(models: Iterable[EmbeddingModel], quantization: Quantization)
     filters = {
         "documents": ["user_id", "collection", "_id"],
         "conversations": ["user_id"],
+        "contexts": ["user_id"],
         "memory_nodes": ["user_id"],
         "cache": ["user_id", "expires_at_us", "namespace", "model"],
     }
@@ -118,7 +120,7 @@ def search_indexes(models: Iterable[EmbeddingModel], quantization: Quantization)
         )
         for collection, paths in filters.items()
     ]
-    for collection in ("documents", "conversations"):
+    for collection in ("documents", "conversations", "contexts"):
         fields: dict[str, Any] = {path: {"type": "token"} for path in filters[collection]}
         # A total order of results needs `_id` in either.
         fields |= {"_id": {"type": "token"}, "text": {"type": "string", "analyzer": "words"}}
@@ -140,6 +142,8 @@ REGULAR_INDEXES = [
     # With which summary covers a message, so that those that none does are found without reading the others.
     _regular("conversations", "user_id", "conversation_id", "timestamp_us", "stored_at", "summary_id"),
     _regular("conversations", "user_id", "-changed_at"),
+    _regular("conversations", "user_id", "previous"),
+    _regular("contexts", "user_id", "-changed_at"),
     _regular("memory_nodes", "user_id", "importance"),
     _regular("memory_nodes", "user_id", "-changed_at"),
     _regular("memory_nodes", "user_id", "content_hash"),

@@ -29,6 +29,8 @@ from activities.models import (
     MemoryParent,
     MemoryQuery,
     Message,
+    MessagePlace,
+    PreviousMessage,
     Recollection,
     RecordEmbedding,
     RecordText,
@@ -165,7 +167,11 @@ class Store(Protocol):
     # Conversations
 
     async def put_message(self, message: Message) -> None:
-        """Store `message` under its id."""
+        """Store `message` under its id, alone and in its context; without that where the one before it has gone."""
+        ...
+
+    async def message_before(self, place: MessagePlace) -> PreviousMessage | None:
+        """The message after which one goes, or None where it begins its conversation."""
         ...
 
     async def read_message(self, user_id: str, message_id: str) -> Message | None:
@@ -271,10 +277,10 @@ class Store(Protocol):
     async def recall(self, query: MemoryQuery) -> Recollection:
         """Messages and memories of one user that bear on a text, each best first and at most `query.limit`.
 
-        Messages are ranked by the fusion of `search_documents` with even weights, and come with up to two neighbours
-        on either side in their conversation; equal times keep the order of storing. Memories are ranked by
-        `ranking.rank`, a parent in the place of its children; each returned one counts one access per
-        `query.retrieval_id`.
+        Messages are searched alone and in their contexts, by vector and by keyword; `relevance.rank_messages` says how
+        they are ranked. They come with up to two neighbours on either side in their conversation; equal times keep the
+        order of storing. Memories are ranked by `ranking.rank`, a parent in the place of its children; each returned
+        one counts one access per `query.retrieval_id`.
         """
         ...
 

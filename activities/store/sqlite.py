@@ -21,7 +21,6 @@ from activities.models import (
     CacheMatch,
     CacheScope,
     Chunk,
-    ContextMessage,
     ConversationMessage,
     DocumentQuery,
     EmbeddingModel,
@@ -36,18 +35,18 @@ from activities.models import (
     MemoryParent,
     MemoryQuery,
     Message,
+    MessagePlace,
+    PreviousMessage,
     Recollection,
     RecordEmbedding,
     RecordText,
     Reembedding,
-    RelatedMessage,
     SearchHit,
     Summary,
 )
-from activities.store import sqlite_forget, sqlite_memory, sqlite_reembed, sqlite_summaries
+from activities.store import sqlite_forget, sqlite_memory, sqlite_messages, sqlite_reembed, sqlite_summaries
 from activities.store.base import (
     CACHE_CANDIDATES,
-    NEIGHBOURS,
     UNSCOPED,
     check_chunks,
     metadata_json,
@@ -65,7 +64,6 @@ from activities.store.sqlite_search import (
     forget,
     hybrid,
     index,
-    messages_of,
     nearest,
     remove,
 )
@@ -162,32 +160,16 @@ class SqliteStore:
     # Conversations
 
     async def put_message(self, message: Message) -> None:
-        share = messages_of(message.user_id)
-
-        def work(db: apsw.Connection) -> None:
-            # Rows are in the order of storing, which a message that is stored again keeps.
-            known = db.execute(
-                "select id from conversations where user_id = ? and message_id = ?",
-                (message.user_id, message.message_id),
-            ).get
-            remove(db, share, "message_id = ?", message.message_id)
-            row = insert(db, "conversations", {"id": known, **message.model_dump(exclude={"embedding"})})
-            index(db, share, row, message.text, self._vector(message.embedding))
-
-        await self._write(work)
+        vector = self._vector(message.embedding)
+        context = self._vector(message.context.embedding) if message.context else None
+        await self._write(lambda db: sqlite_messages.put(db, message, vector, context))
 
     async def read_message(self, user_id: str, message_id: str) -> Message | None:
-        def work(db: apsw.Connection) -> Message | None:
-            columns = "id, message_id, user_id, conversation_id, message_type, text, timestamp"
-            where = "from conversations where user_id = ? and message_id = ?"
-            for found in select(db, columns, where, (user_id, message_id)):
-                vector = db.execute(
-                    "select embedding from conversations_vectors where rowid = ?", (found.pop("id"),)
-                ).get
-                return Message(**found, embedding=vector or bytes(4 * self._opened_with.dimensions))
-            return None
+        dimensions = self._opened_with.dimensions
+        return await self._read(lambda db: sqlite_messages.read(db, user_id, message_id, dimensions))
 
-        return await self._read(work)
+    async def message_before(self, place: MessagePlace) -> PreviousMessage | None:
+        return await self._read(lambda db: sqlite_messages.before(db, place))
 
     # Summaries
 
@@ -235,7 +217,7 @@ class SqliteStore:
 
         def find(db: apsw.Connection) -> Recollection:
             return Recollection(
-                related_conversation=self._related(db, query, vector),
+                related_conversation=sqlite_messages.related(db, query, vector),
                 similar_memories=sqlite_memory.similar(db, query, vector, unrelated),
             )
 
@@ -248,26 +230,6 @@ class SqliteStore:
         if found.similar_memories:
             await self._write(count)
         return found
-
-    @staticmethod
-    def _related(db: apsw.Connection, query: MemoryQuery, vector: bytes | None) -> list[RelatedMessage]:
-        """The messages that bear on a query, each with its surroundings."""
-        related: list[RelatedMessage] = []
-        ranked, _, _ = hybrid(db, messages_of(query.user_id), query.text, vector, query.limit, 0.5)
-        for message_id, score in ranked:
-            columns = "id, message_id, conversation_id, message_type, text, timestamp"
-            (found,) = select(db, columns, "from conversations where message_id = ?", (message_id,))
-            at = (query.user_id, found["conversation_id"], micros(found["timestamp"]), found.pop("id"), NEIGHBOURS)
-            sides: list[list[ContextMessage]] = []
-            for sign, order in (("<", "desc"), (">", "asc")):
-                rest = (
-                    "from conversations where user_id = ? and conversation_id = ? "
-                    f"and (timestamp, id) {sign} (?, ?) order by timestamp {order}, id {order} limit ?"
-                )
-                side = select(db, "message_type, text, timestamp", rest, at)
-                sides.append([ContextMessage(**neighbour) for neighbour in side])
-            related.append(RelatedMessage(**found, score=score, before=sides[0][::-1], after=sides[1]))
-        return related
 
     # Semantic cache
 

@@ -7,10 +7,10 @@ from typing import Any
 import apsw
 
 from activities.models import ForgetMatch, ForgetQuery, ForgetTarget, Forgotten, RecordKind
-from activities.store import sqlite_memory, sqlite_summaries
+from activities.store import sqlite_memory, sqlite_messages, sqlite_summaries
 from activities.store.base import OPENING_CHARACTERS
 from activities.store.forgetting import LOOKED_AT, meant
-from activities.store.sqlite_search import add_vector, forget, hybrid, messages_of, nearest, remove
+from activities.store.sqlite_search import add_vector, forget, hybrid, messages_of, nearest
 from activities.store.times import moment
 from activities.store.words import opening
 
@@ -156,8 +156,7 @@ def _remove_messages(db: apsw.Connection, user_id: str, rows: list[int]) -> None
     within = f"select distinct conversation_id from conversations where id {_AMONG}"
     for conversation_id in _column(db, within, rows):
         sqlite_summaries.remove(db, user_id, conversation_id)
-    for message_id in ids:
-        remove(db, messages_of(user_id), "message_id = ?", message_id)
+    sqlite_messages.remove_all(db, user_id, ids)
 
 
 def _lose_sources(db: apsw.Connection, user_id: str, memory: int, ids: list[str]) -> None:

@@ -11,7 +11,13 @@ from activities.store.base import not_reembedding
 from activities.store.sqlite_schema import VECTOR_COLUMNS, filled_by, make_vector_tables, prepare, upgrade
 from activities.store.vectors import searchable
 
-_IDS = {"documents": "chunk_id", "conversations": "message_id", "memory_nodes": "memory_id", "cache": "entry_id"}
+_IDS = {
+    "documents": "chunk_id",
+    "conversations": "message_id",
+    "contexts": "message_id",
+    "memory_nodes": "memory_id",
+    "cache": "entry_id",
+}
 
 
 def _target(db: apsw.Connection) -> EmbeddingModel | None:

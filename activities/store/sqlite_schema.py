@@ -5,6 +5,7 @@ import apsw
 from activities.errors import failure
 from activities.models import EMBEDDED, EmbeddingModel
 from activities.store.base import mismatch
+from activities.store.sqlite_search import contexts_of, index
 
 SCHEMA_VERSION = 3
 
@@ -15,6 +16,7 @@ _CHUNK_SIZE = 32
 VECTOR_COLUMNS = {
     "documents": {"user_id": "text partition key", "collection": "text partition key"},
     "conversations": {"user_id": "text partition key"},
+    "contexts": {"user_id": "text partition key"},
     "memory_nodes": {"user_id": "text partition key"},
     "cache": {"user_id": "text partition key", "expires_at": "integer", "namespace": "text", "model": "text"},
 }
@@ -63,23 +65,27 @@ insert into documents_text(documents_text, rank) values('secure-delete', 1);
 insert into conversations_text(conversations_text, rank) values('secure-delete', 1);
 """
 
-# Vectors of the model that the collections move to, each under the row of its record; what removes a record or changes
-# its text, in any process and release, removes its new vector too.
+
+def _removing_new_vectors(table: str) -> str:
+    """What removes a record or changes its text, in any process and release, removes its new vector too."""
+    return "".join(
+        f"""
+create trigger {table}_{name} after {event} on {table} begin
+    delete from reembedded where collection = '{table}' and record = old.id;
+end;
+"""
+        for name, event in (("removed", "delete"), ("changed", f"update of id, {EMBEDDED[table].field}"))
+    )
+
+
+# Vectors of the model that the collections move to, each under the row of its record.
 _REEMBEDDING = """
 create table reembedding(model_id text not null, dimensions integer not null);
 create table reembedded(
     id integer primary key, collection text not null, record integer not null, embedding blob not null,
     unique(collection, record)
 );
-""" + "".join(
-    f"""
-create trigger {table}_{name} after {event} on {table} begin
-    delete from reembedded where collection = '{table}' and record = old.id;
-end;
-"""
-    for table, embedded in EMBEDDED.items()
-    for name, event in (("removed", "delete"), ("changed", f"update of id, {embedded.field}"))
-)
+""" + "".join(map(_removing_new_vectors, ("documents", "conversations", "memory_nodes", "cache")))
 
 # Messages that were there before are covered by no summary: each is with its conversation's next message.
 _SUMMARIES = """
@@ -115,13 +121,7 @@ insert into scoped_cache(id, entry_id, user_id, query_hash, created_at, expires_
 drop table cache;
 alter table scoped_cache rename to cache;
 create index cache_expiry on cache(expires_at);
-create trigger cache_removed after delete on cache begin
-    delete from reembedded where collection = 'cache' and record = old.id;
-end;
-create trigger cache_changed after update of id, query on cache begin
-    delete from reembedded where collection = 'cache' and record = old.id;
-end;
-"""
+""" + _removing_new_vectors("cache")
 
 
 def _scope_cache(db: apsw.Connection) -> None:
@@ -133,6 +133,33 @@ def _scope_cache(db: apsw.Connection) -> None:
             "insert into cache_vectors(rowid, user_id, expires_at, namespace, model, embedding) "
             "select id, user_id, expires_at, namespace, model, embedding from cache where embedding <> ?",
             (bytes(4 * model.dimensions),),
+        )
+
+
+# Each message together with the one before it, in the row of the message.
+_CONTEXTS = """
+alter table conversations add column previous text;
+create index conversations_previous on conversations(user_id, previous) where previous is not null;
+create table contexts(
+    id integer primary key, message_id text not null unique, user_id text not null, text text not null
+);
+create virtual table contexts_text using fts5(
+    owner, text, content = '', tokenize = 'porter unicode61 remove_diacritics 2');
+insert into contexts_text(contexts_text, rank) values('secure-delete', 1);
+""" + _removing_new_vectors("contexts")
+
+
+def _give_contexts(db: apsw.Connection) -> None:
+    """Make a context of each message that has none: itself alone."""
+    db.execute("insert into contexts select id, message_id, user_id, text from conversations")
+    for row, user_id, text in db.execute("select id, user_id, text from contexts"):
+        index(db, contexts_of(user_id), row, text, None)
+    model = filled_by(db)
+    if model is not None:
+        _make_vector_table(db, "contexts", model)
+        db.execute(
+            "insert into contexts_vectors(rowid, user_id, embedding) "
+            "select rowid, user_id, embedding from conversations_vectors"
         )
 
 
@@ -156,6 +183,8 @@ def upgrade(db: apsw.Connection) -> None:
     if version < 3:
         db.execute(_SUMMARIES)
         db.execute(_CONSOLIDATION)
+        db.execute(_CONTEXTS)
+        _give_contexts(db)
         _scope_cache(db)
     if version < SCHEMA_VERSION:
         db.pragma("user_version", SCHEMA_VERSION)
@@ -171,7 +200,6 @@ def make_vector_tables(db: apsw.Connection, model: EmbeddingModel) -> None:
     """Make the tables of vectors anew, empty and of the length of `model`'s, and record that it fills them."""
     for table in VECTOR_COLUMNS:
         _make_vector_table(db, table, model)
-        db.execute("insert or replace into collections values(?, ?, ?)", (table, model.model_id, model.dimensions))
 
 
 def _make_vector_table(db: apsw.Connection, table: str, model: EmbeddingModel) -> None:
@@ -181,6 +209,7 @@ def _make_vector_table(db: apsw.Connection, table: str, model: EmbeddingModel) -
         f"create virtual table {table}_vectors using vec0({kept}, "
         f"embedding float[{model.dimensions}] distance_metric=cosine, chunk_size={_CHUNK_SIZE})"
     )
+    db.execute("insert or replace into collections values(?, ?, ?)", (table, model.model_id, model.dimensions))
 
 
 def prepare(db: apsw.Connection, model: EmbeddingModel) -> None:

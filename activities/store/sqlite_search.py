@@ -101,6 +101,10 @@ def messages_of(user_id: str) -> Share:
     return Share("conversations", "message_id", {"user_id": user_id})
 
 
+def contexts_of(user_id: str) -> Share:
+    return Share("contexts", "message_id", {"user_id": user_id})
+
+
 def add_vector(db: apsw.Connection, table: str, row: int, vector: bytes | None, columns: dict[str, Any]) -> None:
     """Index a vector under its row; None, a vector of zeros, is similar to nothing and isn't indexed."""
     if vector is not None:
@@ -165,6 +169,20 @@ def hybrid(
     Returns:
         Record ids with fused scores, best first and at most `limit`; cosines and BM25 scores by id.
     """
+    cosines, keywords = legs(db, share, text, vector, limit, weight, condition)
+    return fuse([(weight, list(cosines)), (1 - weight, list(keywords))])[:limit], cosines, keywords
+
+
+def legs(
+    db: apsw.Connection,
+    share: Share,
+    text: str,
+    vector: bytes | None,
+    limit: int,
+    weight: float = 0.5,
+    condition: tuple[str, list[Any]] | None = None,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The two legs of a hybrid search for `limit`: cosines and BM25 scores by id, best first."""
     check_search(limit, weight)
     table, key, k = share.table, share.key, candidates(limit)
     cosines: dict[str, float] = {}
@@ -190,4 +208,4 @@ def hybrid(
                 (f"owner:{share.owner} AND {{text}}:({match})", *share.arguments, *arguments, k),
             )
         )
-    return fuse([(weight, list(cosines)), (1 - weight, list(keywords))])[:limit], cosines, keywords
+    return cosines, keywords

@@ -130,7 +130,8 @@ async def form(store: Store, node: MemoryNode, threshold: float) -> FormedMemory
 
 
 def retrieval(text: str = "", embedding: bytes = EAST, **fields: Any) -> MemoryQuery:
-    return MemoryQuery(**{"user_id": "ann", "retrieval_id": "r", "now": NOON, **fields}, text=text, embedding=embedding)
+    defaults: dict[str, Any] = {"user_id": "ann", "now": NOON, "retrieval_id": "r"}
+    return MemoryQuery(text=text, embedding=embedding, **{**defaults, **fields})
 
 
 def entry(entry_id: str, query_hash: str, embedding: bytes = EAST, minutes: int = 60, **fields: Any) -> CacheEntry:
@@ -155,6 +156,9 @@ def downgrade(file: Path) -> None:
     for column in ("last_accessed_at", "pinned", "apart"):
         db.execute(f"alter table memory_nodes drop column {column}")
     _without_scopes(db)
+    db.execute("drop table contexts; drop table contexts_text; drop table contexts_vectors")
+    db.execute("drop index conversations_previous; alter table conversations drop column previous")
+    db.execute("delete from collections where name = 'contexts'")
     db.pragma("user_version", 2)
     db.close()
 

@@ -434,7 +434,7 @@ async def test_collections_may_have_other_names(mongodb_uri: str, mongodb: Any) 
         await put(store, chunk("a", "plum"))
         assert await found(store, "plum") == ["a"]
     kept = {name for name in mongodb["renamed"].list_collection_names() if not name.startswith("system.")}
-    derived = {"passages_sources", "chats_summaries", "memories_users", "durable_context_models"}
+    derived = {"passages_sources", "chats_contexts", "chats_summaries", "memories_users", "durable_context_models"}
     assert kept == {*names.values(), *derived}
     mongodb.drop_database("renamed")
 

@@ -30,6 +30,7 @@ from activities.models import (
 )
 from activities.store.base import CACHE_CANDIDATES, Store
 from activities.store.ranking import score, strength
+from activities.store.relevance import BEST
 from activities.store.sqlite import SqliteStore
 from tests.contract.records import (
     EAST,
@@ -577,7 +578,7 @@ async def test_one_user_never_recalls_anothers_past(store: Store) -> None:
 
     recollection = await store.recall(retrieval("plum", user_id="ann"))
 
-    assert [one.message_id for one in recollection.related_conversation] == ["ann0", "ann1", "ann2"]
+    assert [one.message_id for one in recollection.related_conversation] == ["ann2", "ann1", "ann0"]
     for one in recollection.related_conversation:
         assert {near.text for near in (*one.before, *one.after)} == {"plum ann"}
     assert [one.memory_id for one in recollection.similar_memories] == ["memory of ann"]
@@ -614,7 +615,7 @@ async def test_a_related_message_comes_with_its_neighbours(store: Store) -> None
 
     (one,) = recollection.related_conversation
     assert (one.message_id, one.conversation_id, one.message_type, one.text) == ("m3", "c", "human", "plum")
-    assert (one.timestamp, one.score) == (NOON + timedelta(minutes=3), 1)
+    assert (one.timestamp, one.score) == (NOON + timedelta(minutes=3), 1 / BEST)
     assert [near.text for near in one.before] == ["text 1", "text 2"]
     assert [near.text for near in one.after] == ["text 4", "text 5"]
     assert one.after[0].timestamp == NOON + timedelta(minutes=4)
@@ -647,17 +648,18 @@ async def test_neighbours_of_the_same_moment_keep_the_order_of_storing(store: St
     assert [near.text for near in one.after] == ["text c"]
 
 
-async def test_messages_are_ranked_by_fusion_with_even_weights(store: Store) -> None:
+async def test_messages_are_ranked_by_what_vectors_and_keywords_say(store: Store) -> None:
     await store.put_message(message("a", "plum", NORTH))
     await store.put_message(message("b", "cherry", EAST, conversation="d"))
     await store.put_message(message("c", "pear", NORTH_EAST, conversation="e"))
 
     recollection = await store.recall(retrieval("plum"))
 
-    assert [(one.message_id, one.score) for one in recollection.related_conversation] == [
-        ("a", 0.5 * 61 / 63 + 0.5),
-        ("b", 0.5),
-        ("c", 0.5 * 61 / 62),
+    # Each alone in its conversation: both of the searches by vector find it alike, and both of those by keyword.
+    assert [(one.message_id, pytest.approx(one.score, abs=1e-6)) for one in recollection.related_conversation] == [
+        ("a", 0.5 / BEST),
+        ("b", 0.5 / BEST),
+        ("c", 0.5**0.5 / 2 / BEST),
     ]
 
 
@@ -674,9 +676,9 @@ async def test_a_message_stored_anew_under_its_id_is_found_by_its_new_text(store
     await store.put_message(message("m", "cherry", EAST, minute=5))
 
     (one,) = (await store.recall(retrieval("cherry"))).related_conversation
-    assert (one.text, one.score, one.timestamp) == ("cherry", 1, NOON + timedelta(minutes=5))
+    assert (one.text, one.score, one.timestamp) == ("cherry", 1 / BEST, NOON + timedelta(minutes=5))
     (one,) = (await store.recall(retrieval("plum"))).related_conversation
-    assert one.score == 0.5
+    assert one.score == 0.5 / BEST
 
 
 async def test_a_message_is_read_as_it_was_stored_by_its_user_alone(store: Store) -> None:

@@ -71,6 +71,7 @@ async def test_each_collection_is_embedded_as_it_was_when_it_was_stored(store: S
     assert embedder.asked == [
         (["a chunk"], "passage"),
         (["a message"], "passage"),
+        (["a message"], "passage"),
         (["a memory"], "passage"),
         (["a query"], "query"),
     ]

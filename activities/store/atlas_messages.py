@@ -1,0 +1,155 @@
+"""Messages in the Atlas store: each findable alone and, by a record of `contexts`, together with the one before it."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from activities.models import ContextMessage, MemoryQuery, Message, MessagePlace, PreviousMessage, RelatedMessage
+from activities.store.atlas_search import Document, Found
+from activities.store.base import NEIGHBOURS
+from activities.store.relevance import Candidate, rank_messages
+from activities.store.times import micros, moment
+
+if TYPE_CHECKING:
+    from activities.store.atlas import AtlasDatabase
+
+NEIGHBOURHOODS = 25
+"""Of how many messages one aggregation reads the surroundings."""
+
+
+async def put(
+    db: "AtlasDatabase", message: Message, vector: Document, context_vector: Document, stored_at: int, session: Any
+) -> None:
+    """Do it in a transaction.
+
+    Args:
+        vector: The fields of a record with the message's vector, and whose that is.
+        context_vector: The same of its context.
+        stored_at: Its place in the order of storing, if it has none yet.
+    """
+    conversations, contexts = db.collection("conversations"), db.collection("contexts")
+    context = message.context
+    if context is not None:
+        # A write, so that it meets whoever is forgetting that message: what is forgotten doesn't live on in here.
+        previous = {"_id": context.previous, "user_id": message.user_id}
+        if not (await conversations.update_one(previous, {"$inc": {"followed": 1}}, session=session)).matched_count:
+            context = None
+    record = {
+        "_id": message.message_id,
+        **message.model_dump(exclude={"message_id", "embedding", "context"}),
+        "timestamp_us": micros(message.timestamp),
+        "previous": context.previous if context else None,
+        **vector,
+        "changed_at": datetime.now(UTC),
+    }
+    key = {"_id": message.message_id, "user_id": message.user_id}
+    # A message that is stored again keeps its place in the order of storing.
+    kept = {"stored_at": {"$ifNull": ["$stored_at", stored_at]}}
+    change = [{"$replaceWith": {"$mergeObjects": [{"$literal": record}, kept]}}]
+    await conversations.update_one(key, change, upsert=True, session=session)
+    beside = {**key, "changed_at": record["changed_at"]}
+    beside |= {"text": context.text, **context_vector} if context else {"text": message.text, **vector}
+    await contexts.replace_one(key, beside, upsert=True, session=session)
+
+
+async def remove(db: "AtlasDatabase", user_id: str, ids: Sequence[str], session: Any) -> None:
+    """Remove messages; those that came right after one are found alone from then on. Do it in a transaction."""
+    conversations, contexts = db.collection("conversations"), db.collection("contexts")
+    for collection in (conversations, contexts):
+        await collection.delete_many({"_id": {"$in": list(ids)}, "user_id": user_id}, session=session)
+    following = {"user_id": user_id, "previous": {"$in": list(ids)}}
+    for one in await conversations.find(following, session=session).to_list(None):
+        kept = {"_id", "user_id", "text", "embedded_by", "awaits", *one["embedded_by"]}
+        alone = {field: value for field, value in one.items() if field in kept}
+        await contexts.replace_one(
+            {"_id": one["_id"], "user_id": user_id}, alone | {"changed_at": datetime.now(UTC)}, session=session
+        )
+    await conversations.update_many(following, {"$set": {"previous": None}}, session=session)
+
+
+async def before(db: "AtlasDatabase", place: MessagePlace) -> PreviousMessage | None:
+    earlier = {
+        "user_id": place.user_id,
+        "conversation_id": place.conversation_id,
+        "timestamp_us": {"$lte": micros(place.timestamp)},
+        "_id": {"$ne": place.message_id},
+    }
+    found = db.collection("conversations").find(earlier, {"text": 1})
+    async for one in found.sort([("timestamp_us", -1), ("stored_at", -1)]).limit(1):
+        return PreviousMessage(message_id=one["_id"], text=one["text"])
+    return None
+
+
+async def related(
+    db: "AtlasDatabase", query: MemoryQuery, searches: Sequence[Found], vector_field: str
+) -> list[RelatedMessage]:
+    """The messages that bear on a query, each with its surroundings, by what was found in both collections."""
+    legs = [leg for found in searches for leg in (found.cosines, found.keywords)]
+    ids = list({message_id for leg in legs for message_id in leg})
+    among = {"_id": {"$in": ids}, "user_id": query.user_id}
+    messages = {one["_id"]: one async for one in db.collection("conversations").find(among, {vector_field: 0})}
+    candidates = [
+        # Messages of earlier releases have no `previous`.
+        Candidate(one["_id"], one.get("previous"), one["text"], moment(one["timestamp_us"]))
+        for one in messages.values()
+    ]
+    # In a thread: hundreds of long texts take a while.
+    ranked = await asyncio.to_thread(rank_messages, query.text, query.now, legs, candidates)
+    best = [(messages[message_id], score) for message_id, score in ranked[: query.limit]]
+    parts = [best[start : start + NEIGHBOURHOODS] for start in range(0, len(best), NEIGHBOURHOODS)]
+    read = await asyncio.gather(*(_with_neighbours(db, query.user_id, part) for part in parts))
+    return [one for part in read for one in part]
+
+
+async def _with_neighbours(
+    db: "AtlasDatabase", user_id: str, messages: Iterable[tuple[Document, float]]
+) -> list[RelatedMessage]:
+    """A few messages with their surroundings, which one aggregation reads for all of them."""
+    sides: list[list[Document]] = []
+    for place, (message, _) in enumerate(messages):
+        at, stored = message["timestamp_us"], message["stored_at"]
+        for side, sign, order in (("before", "$lt", -1), ("after", "$gt", 1)):
+            beyond = [{"timestamp_us": {sign: at}}, {"timestamp_us": at, "stored_at": {sign: stored}}]
+            sides.append(
+                [
+                    {
+                        "$match": {
+                            "user_id": user_id,
+                            "conversation_id": message["conversation_id"],
+                            "$or": beyond,
+                        }
+                    },
+                    {"$sort": {"timestamp_us": order, "stored_at": order}},
+                    {"$limit": NEIGHBOURS},
+                    {
+                        "$project": {
+                            "message_type": 1,
+                            "text": 1,
+                            "timestamp_us": 1,
+                            "place": {"$literal": place},
+                            "side": side,
+                        }
+                    },
+                ]
+            )
+    first, *others = sides
+    unions = [{"$unionWith": {"coll": db.names["conversations"], "pipeline": other}} for other in others]
+    neighbours: dict[tuple[int, str], list[ContextMessage]] = {}
+    async for one in db.collection("conversations").aggregate([*first, *unions]):
+        neighbours.setdefault((one["place"], one["side"]), []).append(
+            ContextMessage(message_type=one["message_type"], text=one["text"], timestamp=moment(one["timestamp_us"]))
+        )
+    return [
+        RelatedMessage(
+            message_id=message["_id"],
+            conversation_id=message["conversation_id"],
+            message_type=message["message_type"],
+            text=message["text"],
+            timestamp=moment(message["timestamp_us"]),
+            score=score,
+            before=neighbours.get((place, "before"), [])[::-1],
+            after=neighbours.get((place, "after"), []),
+        )
+        for place, (message, score) in enumerate(messages)
+    ]

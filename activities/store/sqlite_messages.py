@@ -1,0 +1,104 @@
+"""Messages in the embedded store: each findable alone and together with the one before it."""
+
+import json
+from typing import cast
+
+import apsw
+
+from activities.models import ContextMessage, MemoryQuery, Message, MessagePlace, PreviousMessage, RelatedMessage
+from activities.store.base import NEIGHBOURS
+from activities.store.relevance import LABEL_CHARACTERS, Candidate, rank_messages
+from activities.store.sqlite_records import insert, select
+from activities.store.sqlite_search import contexts_of, index, legs, messages_of, remove
+from activities.store.times import micros
+
+
+def put(db: apsw.Connection, message: Message, vector: bytes | None, context_vector: bytes | None) -> None:
+    where = "where user_id = ? and message_id = ?"
+    # Rows are in the order of storing, which a message that is stored again keeps.
+    known = db.execute(f"select id from conversations {where}", (message.user_id, message.message_id)).get
+    context = message.context
+    # One that was forgotten meanwhile doesn't live on beside this.
+    if (
+        context
+        and not db.execute(f"select 1 from conversations {where}", (message.user_id, context.previous)).fetchone()
+    ):
+        context = None
+    for share in (messages_of(message.user_id), contexts_of(message.user_id)):
+        remove(db, share, "message_id = ?", message.message_id)
+    fields = {"id": known, **message.model_dump(exclude={"embedding", "context"})}
+    row = insert(db, "conversations", {**fields, "previous": context.previous if context else None})
+    index(db, messages_of(message.user_id), row, message.text, vector)
+    beside = (context.text, context_vector) if context else (message.text, vector)
+    _put_context(db, row, message.user_id, message.message_id, *beside)
+
+
+def _put_context(db: apsw.Connection, row: int, user_id: str, message_id: str, text: str, vector: bytes | None) -> None:
+    insert(db, "contexts", {"id": row, "message_id": message_id, "user_id": user_id, "text": text})
+    index(db, contexts_of(user_id), row, text, vector)
+
+
+def remove_all(db: apsw.Connection, user_id: str, ids: list[str]) -> None:
+    """Remove messages with every index of them; those that came right after one are found alone from then on."""
+    for message_id in ids:
+        for share in (messages_of(user_id), contexts_of(user_id)):
+            remove(db, share, "message_id = ?", message_id)
+    where = "where user_id = ? and previous in (select value from json_each(?))"
+    among = (user_id, json.dumps(ids))
+    for one in select(db, "id, message_id, text", f"from conversations {where}", among):
+        remove(db, contexts_of(user_id), "message_id = ?", one["message_id"])
+        vector = db.execute("select embedding from conversations_vectors where rowid = ?", (one["id"],)).get
+        _put_context(db, one["id"], user_id, one["message_id"], one["text"], cast(bytes | None, vector))
+    db.execute(f"update conversations set previous = null {where}", among)
+
+
+def read(db: apsw.Connection, user_id: str, message_id: str, dimensions: int) -> Message | None:
+    columns = "id, message_id, user_id, conversation_id, message_type, text, timestamp"
+    for found in select(db, columns, "from conversations where user_id = ? and message_id = ?", (user_id, message_id)):
+        vector = db.execute("select embedding from conversations_vectors where rowid = ?", (found.pop("id"),)).get
+        return Message(**found, embedding=vector or bytes(4 * dimensions))
+    return None
+
+
+def before(db: apsw.Connection, place: MessagePlace) -> PreviousMessage | None:
+    rest = (
+        "from conversations where user_id = ? and conversation_id = ? and timestamp <= ? and message_id <> ? "
+        "order by timestamp desc, id desc limit 1"
+    )
+    at = (place.user_id, place.conversation_id, micros(place.timestamp), place.message_id)
+    found = select(db, "message_id, text", rest, at)
+    return PreviousMessage(**found[0]) if found else None
+
+
+def related(db: apsw.Connection, query: MemoryQuery, vector: bytes | None) -> list[RelatedMessage]:
+    """The messages that bear on a query, each with its surroundings."""
+    searches = [
+        leg
+        for share in (messages_of(query.user_id), contexts_of(query.user_id))
+        for leg in legs(db, share, query.text, vector, query.limit)
+    ]
+    ids = json.dumps(list({message_id for leg in searches for message_id in leg}))
+    found = select(
+        db,
+        "message_id, previous, text, timestamp",
+        "from (select message_id, previous, substr(text, 1, ?) as text, timestamp from conversations "
+        "where message_id in (select value from json_each(?)))",
+        (LABEL_CHARACTERS, ids),
+    )
+    candidates = [Candidate(one["message_id"], one["previous"], one["text"], one["timestamp"]) for one in found]
+    ranked = rank_messages(query.text, query.now, searches, candidates)
+    return [_with_neighbours(db, query.user_id, message_id, score) for message_id, score in ranked[: query.limit]]
+
+
+def _with_neighbours(db: apsw.Connection, user_id: str, message_id: str, score: float) -> RelatedMessage:
+    columns = "id, message_id, conversation_id, message_type, text, timestamp"
+    (found,) = select(db, columns, "from conversations where message_id = ?", (message_id,))
+    at = (user_id, found["conversation_id"], micros(found["timestamp"]), found.pop("id"), NEIGHBOURS)
+    sides: list[list[ContextMessage]] = []
+    for sign, order in (("<", "desc"), (">", "asc")):
+        rest = (
+            "from conversations where user_id = ? and conversation_id = ? "
+            f"and (timestamp, id) {sign} (?, ?) order by timestamp {order}, id {order} limit ?"
+        )
+        sides.append([ContextMessage(**one) for one in select(db, "message_type, text, timestamp", rest, at)])
+    return RelatedMessage(**found, score=score, before=sides[0][::-1], after=sides[1])

@@ -1,0 +1,162 @@
+"""Messages and the ones before them, as both stores find them."""
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+import apsw
+import pytest
+
+from activities.models import EmbeddingModel, ForgetTarget, Message, MessageContext, MessagePlace
+from activities.store.base import Store
+from activities.store.sqlite import SqliteStore
+from activities.store.sqlite_schema import _REEMBEDDING, _SCHEMA
+from tests.contract.records import EAST, MODEL, NOON, NORTH, NOWHERE, WEST, downgrade, message, retrieval
+
+
+def place(message_id: str = "new", minute: int = 0, user: str = "ann", conversation: str = "c") -> MessagePlace:
+    return MessagePlace(
+        message_id=message_id,
+        user_id=user,
+        conversation_id=conversation,
+        timestamp=NOON + timedelta(minutes=minute),
+    )
+
+
+def following(one: Message, previous: str, text: str, embedding: bytes = NOWHERE) -> Message:
+    """A message in the context of the one before it."""
+    context = MessageContext(previous=previous, text=f"{text}\n{one.text}", embedding=embedding)
+    return one.model_copy(update={"context": context})
+
+
+async def found(store: Store, text: str = "", embedding: bytes = NOWHERE, user: str = "ann") -> list[str]:
+    recollection = await store.recall(retrieval(text, embedding, user_id=user))
+    return [one.message_id for one in recollection.related_conversation]
+
+
+async def before(store: Store, at: MessagePlace) -> tuple[str, str] | None:
+    found = await store.message_before(at)
+    return (found.message_id, found.text) if found else None
+
+
+async def test_the_message_before_is_the_last_one_until_then_in_the_conversation(store: Store) -> None:
+    assert await before(store, place()) is None
+    for minute in (0, 4, 2):
+        await store.put_message(message(f"m{minute}", f"text {minute}", minute=minute))
+    await store.put_message(message("later", "said at the same time", minute=2))
+    await store.put_message(message("elsewhere", minute=3, conversation="d"))
+    await store.put_message(message("another's", minute=3, user="bob"))
+
+    assert await before(store, place(minute=9)) == ("m4", "text 4")
+    assert await before(store, place(minute=3)) == ("later", "said at the same time")
+    assert await before(store, place(minute=2)) == ("later", "said at the same time")
+    assert await before(store, place(minute=1)) == ("m0", "text 0")
+    assert await before(store, place(minute=-1)) is None
+    assert await before(store, place("m4", minute=4)) == ("later", "said at the same time")
+    assert await before(store, place("m0")) is None
+
+
+async def test_a_message_is_found_by_what_the_one_before_it_says(store: Store) -> None:
+    await store.put_message(message("question", "Which fruit do you like?"))
+    answer = message("answer", "Those that grow at my aunt's.", NOWHERE, minute=1)
+    await store.put_message(following(answer, "question", "Which fruit do you like?", EAST))
+    await store.put_message(message("other", "Nothing of that.", WEST, minute=2))
+
+    assert await found(store, "fruit") == ["question", "answer"]
+    assert await found(store, "", EAST) == ["question", "answer", "other"]
+    assert (await store.recall(retrieval("fruit"))).related_conversation[1].text == "Those that grow at my aunt's."
+
+
+async def test_a_message_before_that_is_gone_or_anothers_is_no_context(store: Store) -> None:
+    await store.put_message(message("bobs", "a secret plum", user="bob"))
+    for previous in ("gone", "bobs"):
+        answer = message("answer", "Yes, it is.", NOWHERE)
+        await store.put_message(following(answer, previous, "a secret plum", EAST))
+        assert await found(store, "plum", EAST) == []
+        assert await found(store, "yes") == ["answer"]
+
+
+async def test_a_message_stored_again_has_its_new_context_alone(store: Store) -> None:
+    for name, text in (("a", "plum"), ("b", "cherry")):
+        await store.put_message(message(name, text, NOWHERE))
+    for previous, text in (("a", "plum"), ("b", "cherry")):
+        await store.put_message(following(message("m", "yes", NOWHERE, minute=1), previous, text, EAST))
+    assert await found(store, "plum") == ["a"]
+    assert await found(store, "cherry") == ["b", "m"]
+
+    await store.put_message(message("m", "yes", NOWHERE, minute=1))
+    assert await found(store, "cherry") == ["b"]
+    assert await found(store, "", EAST) == []
+    assert await found(store, "yes") == ["m"]
+
+
+async def test_a_forgotten_message_is_nobodys_context(store: Store) -> None:
+    await store.put_message(message("question", "a secret plum", EAST))
+    answer = message("answer", "Yes, it is.", NORTH, minute=1)
+    await store.put_message(following(answer, "question", "a secret plum", EAST))
+    await store.put_message(following(message("thanks", "Thanks!", WEST, minute=2), "answer", "Yes, it is.", NORTH))
+
+    await store.forget(ForgetTarget(user_id="ann", ids=["question"]), 100)
+
+    assert await found(store, "plum") == []
+    assert await found(store, "yes") == ["answer", "thanks"]
+    assert (await found(store, "", NORTH))[0] == "answer"
+    assert await texts(store) == ["Thanks!", "Yes, it is.", "Yes, it is.", "Yes, it is.\nThanks!"]
+
+
+async def texts(store: Store) -> list[str]:
+    """All texts that the store holds of messages and contexts."""
+    other = EmbeddingModel(model_id="local.other", dimensions=2)
+    await store.begin_reembedding(other)
+    kept = [await store.texts_to_embed(other, collection, 100) for collection in ("conversations", "contexts")]
+    return sorted(one.text for records in kept for one in records)
+
+
+async def test_a_message_that_is_forgotten_while_the_next_is_stored_stays_forgotten(store: Store) -> None:
+    for attempt in range(10):
+        question = message(f"question {attempt}", "a secret plum", NOWHERE)
+        await store.put_message(question)
+        answer = message(f"answer {attempt}", "Yes, it is.", NOWHERE, minute=1)
+        await asyncio.gather(
+            store.put_message(following(answer, question.message_id, "a secret plum")),
+            store.forget(ForgetTarget(user_id="ann", ids=[question.message_id]), 100),
+        )
+        assert await found(store, "plum") == []
+
+
+async def test_what_is_said_at_the_time_that_is_asked_for_comes_first(store: Store) -> None:
+    for day in range(1, 30):
+        await store.put_message(message(f"d{day}", "plum", EAST, minute=-day * 24 * 60, conversation=f"{day}"))
+    assert (await found(store, "plum two weeks ago", EAST))[0] in {f"d{day}" for day in range(8, 22)}
+    assert (await found(store, "plum 12 days ago", EAST))[0] == "d12"
+    assert (await found(store, "plum yesterday", EAST))[0] == "d1"
+
+
+async def test_of_messages_that_say_the_same_the_one_by_whom_is_asked_about_comes_first(store: Store) -> None:
+    for name in ("Ann", "Bob", "Eve"):
+        await store.put_message(message(name, f"{name}: a plum, please", EAST, conversation=name))
+    assert (await found(store, "who is it that Bob likes?", EAST))[0] == "Bob"
+
+
+@pytest.mark.parametrize("is_filled", [True, False])
+async def test_messages_of_an_older_file_are_found_as_before(tmp_path: Path, is_filled: bool) -> None:
+    file = tmp_path / "store.db"
+    if is_filled:
+        store = SqliteStore(file)
+        await store.open(MODEL)
+        await store.put_message(message("old", "plum", EAST))
+        await store.close()
+        downgrade(file)
+    else:
+        db = apsw.Connection(str(file))
+        db.execute(_SCHEMA + _REEMBEDDING + "pragma user_version = 2")
+        db.close()
+
+    store = SqliteStore(file)
+    await store.open(MODEL)
+    new = message("new", "yes", NORTH, minute=1)
+    await store.put_message(following(new, "old", "plum", EAST))
+
+    assert await found(store, "plum") == (["old", "new"] if is_filled else [])
+    assert await found(store, "", EAST) == (["old", "new"] if is_filled else ["new"])
+    await store.close()
