@@ -8,7 +8,7 @@ endif
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types check lock clean
+.PHONY: help install demo test bench lint format types check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -30,6 +30,15 @@ demo: install ## run the whole thing once, on the embedded stack
 
 test: install ## run the whole test suite
 	.venv/bin/pytest --numprocesses 2 --dist loadfile
+
+# A folder with LoCoMo's conversations, which aren't part of this project.
+LOCOMO ?= ../shared/data/locomo
+
+bench: install ## measure the quality of memory, search and cache
+	.venv/bin/python -m bench.search
+	.venv/bin/python -m bench.cache
+	@if [ -d "$(LOCOMO)" ]; then set -x; .venv/bin/python -m bench.locomo --data "$(LOCOMO)"; \
+	else echo "bench.locomo is left out: LOCOMO=$(LOCOMO) is no folder; see bench/README.md"; fi
 
 lint: install ## ruff, check only
 	.venv/bin/ruff check .

@@ -160,8 +160,10 @@ async def ask(client: Client, question: Question, names: dict[str, str], at: dic
     answered = time.perf_counter()
     fusion = (await call(client, "hybrid_search", {**document, "limit": 20, "weight": 0.5}))["results"]
     ended = time.perf_counter()
-    keyword = (await call(client, "hybrid_search", {**document, "limit": LEG, "weight": 0.0}))["results"]
-    vector = (await call(client, "hybrid_search", {**document, "limit": LEG, "weight": 1.0}))["results"]
+    legs = [{**document, "limit": LEG, "weight": weight} for weight in (0.0, 1.0)]
+    keyword, vector = [
+        found["results"] for found in await asyncio.gather(*(call(client, "hybrid_search", leg) for leg in legs))
+    ]
     messages = answer["related_conversation"]
     own = [{names[one["message_id"]]} for one in messages]
     around = [
