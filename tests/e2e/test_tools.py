@@ -113,6 +113,27 @@ async def test_retrieve_memory_finds_a_message_by_meaning_with_its_surroundings(
     assert found["summary_model"] == "local.extractive"
 
 
+async def test_an_answer_is_found_by_the_question_before_it(client: Client, user: str) -> None:
+    for minute, (kind, text) in enumerate(
+        [
+            ("ai", "Which instrument does your daughter play?"),
+            ("human", "Since last autumn, the cello."),
+            ("ai", "And your son, does he go to a school nearby?"),
+            ("human", "He does. The bus takes ten minutes."),
+            ("human", "The daughter of my neighbour has a dog."),
+        ]
+    ):
+        await remember(client, user, text, message_type=kind, timestamp=f"2026-05-03T09:0{minute}:00Z")
+
+    question = {"text": "Which instrument does the daughter play?", "user_id": user, "limit": 2}
+    found = content(await client.call_tool("retrieve_memory", question))
+
+    assert [one["text"] for one in found["related_conversation"]] == [
+        "Which instrument does your daughter play?",
+        "Since last autumn, the cello.",
+    ]
+
+
 async def test_retrieve_memory_of_a_stranger_is_empty(client: Client, user: str) -> None:
     found = content(await client.call_tool("retrieve_memory", {"text": "anything", "user_id": user}))
 
