@@ -57,7 +57,8 @@ class Engine:
     def atlas(self, **options: Any) -> AtlasStore:
         """The same on Atlas, whose target is a database and the connection string."""
         database, _, uri = self.target.partition(" ")
-        return AtlasStore(uri, database, **options)
+        # Megabytes take the stand-in a while where others work too.
+        return AtlasStore(uri, database, **{"timeout": 60.0, **options})
 
     async def prepare(self, model: EmbeddingModel) -> None:
         """Do what an operator does before a store is opened with `model`."""

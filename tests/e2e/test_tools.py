@@ -96,8 +96,8 @@ async def test_retrieve_memory_finds_a_message_by_meaning_with_its_surroundings(
         )
     )
 
-    best = found["related_conversation"][0]
-    assert best["text"] == "I need to find a birthday present for my nephew, who collects beetles."
+    text = "I need to find a birthday present for my nephew, who collects beetles."
+    [best] = [one for one in found["related_conversation"] if one["text"] == text]
     assert best["message_type"] == "human"
     assert best["conversation_id"] == "c1"
     assert datetime.fromisoformat(best["timestamp"]) == datetime(2026, 5, 3, 9, 2, tzinfo=UTC)

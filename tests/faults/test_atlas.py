@@ -9,6 +9,7 @@ from typing import Any
 import pymongo
 import pytest
 from mcp import Client
+from mcp_types import CallToolResult
 from temporalio.client import Client as TemporalClient
 from temporalio.exceptions import ApplicationError
 
@@ -442,11 +443,12 @@ async def test_a_worker_killed_in_mid_write_is_taken_over_and_each_record_is_the
         async with serve(home, "--no-worker", **patient) as client, AsyncExitStack() as held_up:
             await until_up(client)
             # Of the one the server has stored the record, of the other it never hears.
-            traps = [wire.hold("update", "done"), wire.hold("update", "asked")]
-            for trap in traps:
+            calls: list[asyncio.Task[CallToolResult]] = []
+            stages: list[tuple[str, Moment]] = [("commitTransaction", "done"), ("update", "asked")]
+            for written, moment in stages:
+                trap = wire.hold(written, moment)
                 held_up.callback(trap.open)
-            calls = [asyncio.create_task(client.call_tool("store_memory", PLEASE_KEEP)) for _ in traps]
-            for trap in traps:
+                calls.append(asyncio.create_task(client.call_tool("store_memory", PLEASE_KEEP)))
                 await trap.has_caught(1)
             first.kill()
             await first.wait()
