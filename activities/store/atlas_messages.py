@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from activities.models import ContextMessage, MemoryQuery, Message, MessagePlace, PreviousMessage, RelatedMessage
 from activities.store.atlas_search import Document, Found
 from activities.store.base import NEIGHBOURS
-from activities.store.relevance import Candidate, rank_messages
+from activities.store.relevance import LABEL_CHARACTERS, Candidate, rank_messages
 from activities.store.times import micros, moment
 
 if TYPE_CHECKING:
@@ -87,16 +87,21 @@ async def related(
     """The messages that bear on a query, each with its surroundings, by what was found in both collections."""
     legs = [leg for found in searches for leg in (found.cosines, found.keywords)]
     ids = list({message_id for leg in legs for message_id in leg})
-    among = {"_id": {"$in": ids}, "user_id": query.user_id}
-    messages = {one["_id"]: one async for one in db.collection("conversations").find(among, {vector_field: 0})}
+    conversations = db.collection("conversations")
+    beginnings: list[Document] = [
+        {"$match": {"_id": {"$in": ids}, "user_id": query.user_id}},
+        {"$project": {"previous": 1, "timestamp_us": 1, "beginning": {"$substrCP": ["$text", 0, LABEL_CHARACTERS]}}},
+    ]
     candidates = [
         # Messages of earlier releases have no `previous`.
-        Candidate(one["_id"], one.get("previous"), one["text"], moment(one["timestamp_us"]))
-        for one in messages.values()
+        Candidate(one["_id"], one.get("previous"), one["beginning"], moment(one["timestamp_us"]))
+        async for one in conversations.aggregate(beginnings)
     ]
-    # In a thread: hundreds of long texts take a while.
-    ranked = await asyncio.to_thread(rank_messages, query.text, query.now, legs, candidates)
-    best = [(messages[message_id], score) for message_id, score in ranked[: query.limit]]
+    ranked = rank_messages(query.text, query.now, legs, candidates)[: query.limit]
+    among = {"_id": {"$in": [message_id for message_id, _ in ranked]}, "user_id": query.user_id}
+    messages = {one["_id"]: one async for one in conversations.find(among, {vector_field: 0})}
+    # One may have been forgotten meanwhile.
+    best = [(messages[message_id], score) for message_id, score in ranked if message_id in messages]
     parts = [best[start : start + NEIGHBOURHOODS] for start in range(0, len(best), NEIGHBOURHOODS)]
     read = await asyncio.gather(*(_with_neighbours(db, query.user_id, part) for part in parts))
     return [one for part in read for one in part]

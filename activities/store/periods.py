@@ -58,16 +58,16 @@ class Period:
 
 
 def _dates(year: int, month: int | None, day: int | None) -> tuple[datetime, datetime] | None:
-    """A year, a month of it or a day of that; None where the calendar has no such day."""
+    """A year, a month of it or a day of that; None where the calendar has none, or no day after it."""
     try:
         start = datetime(year, month or 1, day or 1, tzinfo=UTC)
-    except ValueError:
+        if day:
+            return start, start + DAY
+        if month:
+            return start, datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
+        return start, datetime(year + 1, 1, 1, tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    if day:
-        return start, start + DAY
-    if month:
-        return start, datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
-    return start, datetime(year + 1, 1, 1, tzinfo=UTC)
 
 
 def _since(unit: str, count: int, today: datetime) -> tuple[datetime, datetime]:

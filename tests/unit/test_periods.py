@@ -103,6 +103,7 @@ def test_the_turn_of_a_year_is_near_to_december_and_january() -> None:
     (leap_day,) = periods_in("on 29 February", ASKED)
     assert leap_day.nearness(day("2024-02-29")) == 1
     assert leap_day.nearness(day("2023-03-01")) == 0
+    assert december.nearness(datetime.max.replace(tzinfo=UTC)) == 0
 
 
 NUMBER = st.one_of(st.integers(0, 10**12), st.sampled_from(["a", "one", "two", "seven", "couple of", "few"]))
@@ -116,16 +117,18 @@ WORDS = st.one_of(
     st.sampled_from(["last week", "this month", "last friday", "yesterday"]),
     st.text(max_size=20),
 )
-MOMENTS = st.datetimes(timezones=st.just(UTC))
+MOMENTS = st.datetimes(timezones=st.just(UTC)) | st.sampled_from([datetime.min, datetime.max]).map(
+    lambda moment: moment.replace(tzinfo=UTC)
+)
 
 
-@given(st.lists(WORDS, max_size=4).map(" ".join), MOMENTS, MOMENTS)
+@given(st.lists(WORDS, max_size=4).map(" ".join), st.datetimes(datetime(1970, 1, 1), timezones=st.just(UTC)), MOMENTS)
 def test_whatever_is_asked_whenever_nearness_is_from_0_to_1(text: str, asked: datetime, moment: datetime) -> None:
     for period in periods_in(text, asked):
         assert 0 <= period.nearness(moment) <= 1
 
 
-@given(st.integers(0, 999), st.sampled_from(["day", "week"]), st.datetimes(datetime(1990, 1, 1)))
+@given(st.integers(0, 999), st.sampled_from(["day", "week"]), st.datetimes(datetime(1990, 1, 1), datetime(9000, 1, 1)))
 def test_what_is_so_long_ago_lies_in_the_period(count: int, unit: str, asked: datetime) -> None:
     asked = asked.replace(tzinfo=UTC)
     (period,) = periods_in(f"{count} {unit}s ago", asked)
