@@ -11,8 +11,8 @@ of the answer, averaged over the questions.
 
 The baselines are the same turns as documents of the same store, each one chunk, asked in the same run: by keyword
 (BM25 with stemming) and by vector alone, which are `hybrid_search` at weights 0 and 1; their even fusion by scores,
-each leg's best 100 min-max scaled; and the fusion by ranks that `hybrid_search` makes at weight 0.5. The time of an
-answer is compared with that of the last one, asked right after it.
+each leg's best 100 min-max scaled; and the fusion of the same by ranks, as `hybrid_search` makes it. The time of an
+answer is compared with that of a `hybrid_search` at weight 0.5, asked right after it for every fourth question.
 
 Usage: python -m bench.locomo --data FOLDER
 """
@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
+from activities.store.fusion import fuse
 from activities.store.relevance import scaled
 from mcp_server.demo import embedded_environment
 from mcp_server.local.stack import leased
@@ -140,17 +141,19 @@ def name_of(hit: dict[str, Any]) -> str:
 
 
 class Measured(NamedTuple):
-    """Results of each way of asking one question, best first; and how long two of them took, in seconds."""
+    """Results of each way of asking one question, best first; and how long two of them took, in seconds, if timed."""
 
     ranked: dict[str, list[set[str]]]
-    answer_time: float
-    fusion_time: float
+    times: tuple[float, float] | None
 
 
-async def ask(client: Client, question: Question, names: dict[str, str], at: dict[tuple[str, str], str]) -> Measured:
+async def ask(
+    client: Client, question: Question, names: dict[str, str], at: dict[tuple[str, str], str], timed: bool
+) -> Measured:
     """Ask one question in every way.
 
     Args:
+        timed: Whether to compare the times of two of them.
         names: Names of turns by message id.
         at: Names of turns by their time, as the tools write it, and text.
     """
@@ -158,8 +161,10 @@ async def ask(client: Client, question: Question, names: dict[str, str], at: dic
     began = time.perf_counter()
     answer = await call(client, "retrieve_memory", {"user_id": question.user, "text": question.text, "limit": 20})
     answered = time.perf_counter()
-    fusion = (await call(client, "hybrid_search", {**document, "limit": 20, "weight": 0.5}))["results"]
-    ended = time.perf_counter()
+    times = None
+    if timed:
+        await call(client, "hybrid_search", {**document, "limit": 20, "weight": 0.5})
+        times = (answered - began, time.perf_counter() - answered)
     legs = [{**document, "limit": LEG, "weight": weight} for weight in (0.0, 1.0)]
     keyword, vector = [
         found["results"] for found in await asyncio.gather(*(call(client, "hybrid_search", leg) for leg in legs))
@@ -174,11 +179,13 @@ async def ask(client: Client, question: Question, names: dict[str, str], at: dic
         "keywords (BM25)": [{name_of(hit)} for hit in keyword],
         "vectors": [{name_of(hit)} for hit in vector],
         "even fusion by scores": fused(keyword, vector),
-        "even fusion by ranks": [{name_of(hit)} for hit in fusion],
+        "even fusion by ranks": [
+            {name} for name, _ in fuse([(0.5, [name_of(hit) for hit in leg]) for leg in (vector, keyword)])
+        ],
         "retrieve_memory": own,
         "  with surroundings": around,
     }
-    return Measured(ranked, answered - began, ended - answered)
+    return Measured(ranked, times)
 
 
 async def measure(conversations: Sequence[Conversation]) -> list[tuple[Question, Measured]]:
@@ -207,7 +214,8 @@ async def measure(conversations: Sequence[Conversation]) -> list[tuple[Question,
                 print(f"stored {conversation.user}: {len(conversation.turns)} turns", file=sys.stderr, flush=True)
             for conversation in conversations:
                 at = {(f"{turn.time:%Y-%m-%dT%H:%M:%SZ}", turn.text): turn.name for turn in conversation.turns}
-                results += [(one, await ask(client, one, names, at)) for one in conversation.questions]
+                for place, one in enumerate(conversation.questions):
+                    results.append((one, await ask(client, one, names, at, timed=place % 4 == 0)))
                 print(f"asked {conversation.user}: {len(conversation.questions)}", file=sys.stderr, flush=True)
         return results
 
@@ -227,9 +235,8 @@ def main() -> None:
             for depth in DEPTHS
         ]
         print(f"{way:<24}" + "".join(f"{value:>8.3f}" for value in values))
-    ratio = statistics.median(measured.answer_time for _, measured in results) / statistics.median(
-        measured.fusion_time for _, measured in results
-    )
+    times = [measured.times for _, measured in results if measured.times]
+    ratio = statistics.median(answer for answer, _ in times) / statistics.median(fusion for _, fusion in times)
     print(f"\ntime of retrieve_memory to that of hybrid_search with the same limit, medians: {ratio:.2f}")
 
 
