@@ -16,6 +16,9 @@ Kind = Literal[
 
 KINDS: frozenset[str] = frozenset(get_args(Kind))
 
+PROTOCOL_ERROR = "protocol_error"
+"""Type of the failure that a call is answered with as an error of JSON-RPC, not as a tool's; its code is its detail."""
+
 RETRYABLE: frozenset[Kind] = frozenset({"throttled", "unavailable"})
 """Kinds that pass by themselves: throttling, time-outs, 5xx, network, a locked database."""
 

@@ -548,6 +548,7 @@ class ForgetParams(Model):
     conversation_id: str | None = None
     query: str | None = None
     everything: bool = False
+    asks: bool = Field(default=False, description="Whether the user has yet to agree to it.")
     limit: int = 20
     threshold: float | None = None
     confirmation: str | None = None

@@ -18,8 +18,8 @@ from temporalio.client import Client as TemporalClient
 from activities.memory import memory_workflow_id
 from mcp_server.local.stack import is_running, leased
 from mcp_server.runtime import connect_embedded
-from mcp_server.server import WORKFLOW_ID
 from mcp_server.settings import Settings
+from mcp_server.tasks import WORKFLOW_ID
 from workflows.history import steps_of
 
 CORPUS = Path(__file__).parent / "corpus"

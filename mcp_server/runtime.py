@@ -6,19 +6,18 @@ import functools
 import importlib
 import logging
 import time
-import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from mcp_server.settings import Settings
 
 if TYPE_CHECKING:
-    from temporalio.client import Client, WorkflowHandle
+    from pydantic import BaseModel
+    from temporalio.client import Client, WorkflowExecutionDescription, WorkflowHandle
 
     from activities.bedrock import BedrockEmbeddings, BedrockText
-    from activities.models import Model
     from activities.store.atlas import AtlasStore
     from activities.store.base import OpenedStore
     from mcp_server.local.stack import Addresses, Piece
@@ -27,12 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
-
 RETRY_SECONDS = 0.5
 DESCRIBE_SECONDS = 2.0
 EMBEDDED_CONNECT_SECONDS = 20.0
-READ_LINGER_SECONDS = 60.0
 LONG_IMPORTS = ("temporalio.api.workflowservice.v1", "temporalio.envconfig", "workflows.worker")
 _MAYBE_STARTED = "It isn't known whether the work was started."
 
@@ -47,14 +43,6 @@ class CallError(Exception):
     def __init__(self, message: str, workflow_id: str | None = None) -> None:
         super().__init__(message)
         self.workflow_id = workflow_id
-
-
-@dataclass(frozen=True)
-class Outcome(Generic[Result]):
-    """What a workflow returned, and which one it was."""
-
-    result: Result
-    workflow_id: str
 
 
 @dataclass(frozen=True)
@@ -375,11 +363,6 @@ class Runtime:
             finally:
                 waits[0].cancel()
 
-    @property
-    def _read_timeout(self) -> timedelta:
-        """After how long a read is given up for good: nobody waits for it then."""
-        return timedelta(seconds=self.settings.call_timeout_seconds + READ_LINGER_SECONDS)
-
     def describe(self) -> list[str]:
         """One phrase for each piece: which it is, and why."""
         settings = self.settings
@@ -395,109 +378,122 @@ class Runtime:
             "web search by Tavily" if settings.tavily_api_key else "no web search (TAVILY_API_KEY isn't set)",
         ]
 
-    async def call(
-        self, workflow: Any, params: "Model", result_type: type[Result], name: str, *, writes: bool
-    ) -> Outcome[Result]:
-        """Run `workflow` with `params` and wait for its result, at most CALL_TIMEOUT_SECONDS.
+    async def start(
+        self, workflow: Any, params: "BaseModel", workflow_id: str, memo: dict[str, Any], deadline: float
+    ) -> "WorkflowHandle[Any, Any]":
+        """Start a workflow, exactly once however often it is asked for.
 
         Args:
             workflow: The workflow class.
             params: Its argument.
-            result_type: Its result's type.
-            name: Prefix of the workflow's id: the tool's name.
-            writes: Whether the work goes on after the deadline, since it stores something.
+            workflow_id: Its id.
+            memo: What is known of it without its history.
+            deadline: `time.monotonic()` after which to stop trying.
 
         Raises:
-            CallError: saying what failed and what to do; at the deadline, also whether the work goes on.
+            CallError: saying which piece is missing and what to do, and whether it may have been started.
         """
-        deadline = time.monotonic() + self.settings.call_timeout_seconds
-        workflow_id = f"{name}-{uuid.uuid4().hex}"
-        handle: WorkflowHandle[Any, Any] | None = None
-        try:
-            async with asyncio.timeout(self.settings.call_timeout_seconds):
-                handle = await self._start(workflow, params, workflow_id, deadline, writes)
-                return Outcome(await self._result(handle, result_type), workflow_id)
-        except TimeoutError:
-            if handle is None and self.problem is not None:
-                raise CallError(self.problem) from None
-            if handle is None:
-                raise CallError(f"{_unreachable(self.settings)} {_MAYBE_STARTED}", workflow_id) from None
-            message = await self._explain_delay(handle, workflow_id, writes)
-            raise CallError(message, workflow_id) from None
-
-    async def _start(
-        self, workflow: Any, params: "Model", workflow_id: str, deadline: float, writes: bool
-    ) -> "WorkflowHandle[Any, Any]":
-        """Start the workflow, exactly once however often the request is repeated."""
         from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
         from temporalio.exceptions import WorkflowAlreadyStartedError
         from temporalio.service import RPCError
 
-        while True:
-            client = await self.client(deadline)
-            try:
-                return await client.start_workflow(
-                    workflow.run,
-                    params,
-                    id=workflow_id,
-                    task_queue=self.settings.temporal_task_queue,
-                    id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-                    id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                    request_eager_start=self.run_worker,
-                    execution_timeout=None if writes else self._read_timeout,
-                )
-            except WorkflowAlreadyStartedError:
-                # An earlier request arrived although its answer didn't, and the workflow has ended since.
-                return client.get_workflow_handle(workflow_id)
-            except RPCError as error:
-                if not _passes(error):
-                    raise CallError(_explain_rpc(error, self.settings)) from None
-                if time.monotonic() + RETRY_SECONDS >= deadline:
-                    raise CallError(f"{_unreachable(self.settings)} {_MAYBE_STARTED}", workflow_id) from None
-                await asyncio.sleep(RETRY_SECONDS)
+        tried = False
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                while True:
+                    client = await self.client(deadline)
+                    tried = True
+                    try:
+                        return await client.start_workflow(
+                            workflow.run,
+                            params,
+                            id=workflow_id,
+                            task_queue=self.settings.temporal_task_queue,
+                            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                            request_eager_start=self.run_worker,
+                            memo=memo,
+                        )
+                    except WorkflowAlreadyStartedError:
+                        # An earlier request arrived, and the workflow has ended since.
+                        return client.get_workflow_handle(workflow_id)
+                    except RPCError as error:
+                        if not _passes(error):
+                            raise CallError(_explain_rpc(error, self.settings)) from None
+                        await asyncio.sleep(RETRY_SECONDS)
+        except TimeoutError:
+            if self.problem is not None:
+                raise CallError(self.problem, workflow_id if tried else None) from None
+            raise CallError(f"{_unreachable(self.settings)} {_MAYBE_STARTED}", workflow_id) from None
 
-    async def _result(self, handle: "WorkflowHandle[Any, Any]", result_type: type[Result]) -> Result:
-        from temporalio.client import WorkflowFailureError
-        from temporalio.service import RPCError
+    async def handle(self, workflow_id: str) -> "WorkflowHandle[Any, Any]":
+        """A workflow by its id.
 
-        assert self._client is not None
-        while True:
-            try:
-                typed = self._client.get_workflow_handle(handle.id, result_type=result_type)
-                result: Result = await typed.result()
-                return result
-            except WorkflowFailureError as error:
-                raise CallError(explain_failure(error), handle.id) from None
-            except RPCError as error:
-                if not _passes(error):
-                    raise CallError(_explain_rpc(error, self.settings), handle.id) from None
-                await asyncio.sleep(RETRY_SECONDS)
+        Raises:
+            CallError: saying which piece is missing and what to do.
+        """
+        client = await self.client(time.monotonic() + DESCRIBE_SECONDS)
+        return client.get_workflow_handle(workflow_id)
 
-    async def _explain_delay(self, handle: "WorkflowHandle[Any, Any]", workflow_id: str, writes: bool) -> str:
-        """Why a call had no result at its deadline: the last failure of the step that is being retried, if any."""
-        from temporalio.service import RPCError
+    async def described(self, workflow_id: str) -> "WorkflowExecutionDescription | None":
+        """What Temporal says of a workflow of this deployment; None where it knows none.
 
-        reason = "The work is taking longer than CALL_TIMEOUT_SECONDS."
+        Raises:
+            CallError: saying which piece is missing and what to do.
+        """
+        from temporalio.service import RPCError, RPCStatusCode
+
         try:
             async with asyncio.timeout(DESCRIBE_SECONDS):
-                description = await handle.describe()
-            pending = description.raw_description.pending_activities
-            failures = [item.last_failure.message for item in pending if item.HasField("last_failure")]
-            if failures:
-                reason = failures[0]
-            elif not self.run_worker and not pending:
-                reason = (
-                    "No worker has taken the work: start `durable-context worker` with the same TEMPORAL_ADDRESS, "
-                    "TEMPORAL_NAMESPACE and TEMPORAL_TASK_QUEUE."
-                )
-        except (RPCError, TimeoutError):
-            reason = _unreachable(self.settings)
-        if writes:
+                found = await (await self.handle(workflow_id)).describe()
+        except TimeoutError:
+            raise CallError(f"{_unreachable(self.settings)} Try again later.") from None
+        except RPCError as error:
+            if error.status in (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT):
+                return None
+            raise CallError(_explain_rpc(error, self.settings)) from None
+        return found if found.task_queue == self.settings.temporal_task_queue else None
+
+    async def retention(self) -> timedelta:
+        """How long Temporal keeps a workflow once it has ended."""
+        from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+
+        client = await self.client(time.monotonic() + DESCRIBE_SECONDS)
+        namespace = await client.workflow_service.describe_namespace(
+            DescribeNamespaceRequest(namespace=client.namespace)
+        )
+        return namespace.config.workflow_execution_retention_ttl.ToTimedelta()
+
+    async def result(self, workflow_id: str) -> Any:
+        """A workflow's result as JSON values, however long it takes.
+
+        Raises:
+            WorkflowFailureError: where it failed.
+            CallError: where Temporal refuses to say.
+        """
+        from temporalio.service import RPCError
+
+        while True:
+            try:
+                # By its id alone it comes as plain values, whatever its workflow says that it is.
+                return await (await self.handle(workflow_id)).result()
+            except RPCError as error:
+                if not _passes(error):
+                    raise CallError(_explain_rpc(error, self.settings), workflow_id) from None
+                await asyncio.sleep(RETRY_SECONDS)
+
+    def why_it_waits(self, description: "WorkflowExecutionDescription") -> str | None:
+        """Why a workflow hasn't ended yet: the last failure of the step that is being retried, if any."""
+        pending = description.raw_description.pending_activities
+        failures = [item.last_failure.message for item in pending if item.HasField("last_failure")]
+        if failures:
+            return failures[0]
+        if not self.run_worker and not pending:
             return (
-                f"{reason} Not done yet, and not lost: workflow {workflow_id} completes it as soon as it can. "
-                "Don't call again for the same thing."
+                "No worker has taken the work: start `durable-context worker` with the same TEMPORAL_ADDRESS, "
+                "TEMPORAL_NAMESPACE and TEMPORAL_TASK_QUEUE."
             )
-        return f"{reason} Try again later."
+        return None
 
 
 async def _stop_worker(worker: Any, finished: "asyncio.Task[None]") -> None:

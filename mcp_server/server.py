@@ -1,22 +1,16 @@
 """Builds the MCP server: tools, prompt and resources over one runtime."""
 
-import json
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
-from mcp_types import CallToolResult, InputRequiredResult, TextContent
+from mcp_types import CallToolResult, InputRequiredResult
 from pydantic import ValidationError
 
-from mcp_server.runtime import CallError, Runtime
-
-if TYPE_CHECKING:
-    from activities.models import Model
-
-WORKFLOW_ID = "durable-context/workflow_id"
-"""Key of a tool result's `_meta` that names the workflow which ran."""
+from mcp_server.runtime import Runtime
+from mcp_server.tasks import TaskResult, Tasks
 
 INSTRUCTIONS = """Durable context for an agent: long-term memory, document search, a cache of answers, and web search.
 Before answering, call check_semantic_cache with the user's question, then retrieve_memory and hybrid_search for what
@@ -38,8 +32,10 @@ class DurableContextServer(MCPServer[dict[str, Any]]):
             instructions=INSTRUCTIONS,
             version=version("durable-context"),
             log_level=runtime.settings.log_level,
+            extensions=[tasks := Tasks(runtime, self.authenticated)],
         )
         self.runtime = runtime
+        self.tasks = tasks
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[dict[str, Any], Any] | None = None
@@ -77,40 +73,18 @@ class DurableContextServer(MCPServer[dict[str, Any]]):
         Raises:
             ToolError: where an authenticated user names another.
         """
-        request = ctx.request_context.request
-        token = getattr(request.scope.get("user"), "access_token", None) if request is not None else None
-        if token is None:
+        owner = self.authenticated(ctx.request_context.request)
+        if owner is None:
             return user_id or self.runtime.settings.default_user_id
-        if user_id is not None and user_id != token.subject:
+        if user_id is not None and user_id != owner:
             raise ToolError("user_id: this token belongs to another user. Leave user_id out.")
-        return str(token.subject)
+        return owner
 
-    async def run_workflow(
-        self, name: str, workflow: Any, params: "Model", result_type: "type[Model]", *, writes: bool = False
-    ) -> CallToolResult:
-        """Answer a tool call with the result of its workflow, or with what went wrong as a tool error.
-
-        Args:
-            name: The tool's.
-            workflow: Workflow class.
-            params: Its argument.
-            result_type: Its result, which becomes the structured content.
-            writes: Whether it stores something, and so goes on past the call's deadline.
-        """
-        try:
-            outcome = await self.runtime.call(workflow, params, result_type, name, writes=writes)
-        except CallError as error:
-            return CallToolResult(
-                content=[TextContent(text=str(error))],
-                is_error=True,
-                _meta={WORKFLOW_ID: error.workflow_id} if error.workflow_id else None,
-            )
-        content = outcome.result.model_dump(mode="json")
-        return CallToolResult(
-            content=[TextContent(text=json.dumps(content, ensure_ascii=False))],
-            structured_content=content,
-            _meta={WORKFLOW_ID: outcome.workflow_id},
-        )
+    @staticmethod
+    def authenticated(request: Any) -> str | None:
+        """The user that an HTTP request's token belongs to; None where there is no token."""
+        token = getattr(request.scope.get("user"), "access_token", None) if request is not None else None
+        return None if token is None else str(token.subject)
 
 
 def _describe(name: str, error: ValidationError) -> str:
@@ -138,11 +112,20 @@ def _is_branch(part: int | str) -> bool:
 def build_server(runtime: Runtime) -> DurableContextServer:
     """The server with everything it publishes."""
     from mcp_server import prompts, resources
-    from mcp_server.tools import cache, forget, memory, search, web
+    from mcp_server.tools import cache, forget, memory, search, tasks, web
 
     server = DurableContextServer(runtime)
-    for room in (search, memory, forget, cache, web, prompts, resources):
+    for room in (search, memory, forget, cache, web, tasks, prompts, resources):
         room.register(server)
     for tool in server._tool_manager.list_tools():
         tool.parameters["additionalProperties"] = False
+        if tool.output_schema is not None and tool.fn_metadata.output_model is not TaskResult:
+            tool.fn_metadata.output_schema = _or_task(tool.output_schema)
     return server
+
+
+def _or_task(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a result that may also be a task, where the call has to answer before it is done."""
+    result = {key: value for key, value in schema.items() if key != "$defs"}
+    either = {"type": "object", "anyOf": [result, TaskResult.model_json_schema()]}
+    return either | ({"$defs": schema["$defs"]} if "$defs" in schema else {})

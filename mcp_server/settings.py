@@ -44,6 +44,12 @@ class Settings(BaseSettings):
         le=3600,
         description="How long a tool call waits for its workflow. Desktop hosts drop a call at 60 s without a word.",
     )
+    task_grace_seconds: float = Field(
+        default=2,
+        ge=0,
+        le=3600,
+        description="How long a call of a client with the Tasks extension waits before it is answered with a task.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Least severe level that is logged, to stderr and to the data folder."
     )

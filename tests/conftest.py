@@ -20,8 +20,8 @@ from temporalio.client import Client as TemporalClient
 
 from mcp_server.local.stack import Addresses, leased
 from mcp_server.runtime import connect
-from mcp_server.server import WORKFLOW_ID
 from mcp_server.settings import Settings
+from mcp_server.tasks import WORKFLOW_ID
 from tests.atlas.running import stand_in
 
 REPOSITORY = Path(__file__).parents[1]

@@ -17,15 +17,22 @@ with workflow.unsafe.imports_passed_through():
         ForgetResult,
         ForgetTarget,
     )
-    from workflows.steps import DURABLY, READ_GIVE_UP, WRITE_GIVE_UP, step
+    from workflows.steps import DURABLY, READ_GIVE_UP, WRITE_GIVE_UP, Questions, step
+
+CONFIRM = "Forget everything that is remembered of you: all messages, memories and cached answers? It can't be undone."
 
 
 @workflow.defn
 class ForgetWorkflow:
     """What goes is decided first, and kept in its history: a crash in the middle never makes it more."""
 
+    def __init__(self) -> None:
+        self._questions = Questions()
+
     @workflow.run
     async def run(self, params: ForgetParams) -> ForgetResult:
+        if params.asks and not await self._questions.confirm("confirm", CONFIRM):
+            raise failure("rejected", "everything: the user didn't agree; nothing was removed.")
         target = ForgetTarget(
             user_id=params.user_id, conversation_id=params.conversation_id, everything=params.everything
         )

@@ -1,8 +1,8 @@
 """How a workflow takes a step: at once in this worker, and durably where that fails."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
@@ -25,6 +25,59 @@ _AT_ONCE = RetryPolicy(
     initial_interval=timedelta(milliseconds=50), maximum_interval=timedelta(milliseconds=500), maximum_attempts=3
 )
 DURABLY = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=20))
+
+
+def report(stage: str, fraction: float | None = None, message: str = "") -> None:
+    """Say how far the workflow has come: to whoever waits for it, asks for its task, or looks at it in Temporal.
+
+    Args:
+        stage: What is being done, in one word.
+        fraction: How much of the whole is done, from 0 to 1; None where that isn't known.
+        message: A sentence for people.
+    """
+    at = workflow.now().isoformat()
+    workflow.upsert_memo({"progress": {"stage": stage, "fraction": fraction, "message": message, "at": at}})
+
+
+class Questions:
+    """What a workflow asks its caller, by whatever way that has to answer. Make one in the workflow's `__init__`."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Any] = {}
+        self._answers: dict[str, Any] = {}
+        workflow.set_signal_handler("input_responses", self._receive)
+
+    def _receive(self, responses: dict[str, Any]) -> None:
+        """Take the answers to what is open; others, and second ones, are ignored."""
+        for key in self._open.keys() & responses.keys():
+            del self._open[key]
+            self._answers[key] = responses[key]
+        self._publish()
+
+    def _publish(self) -> None:
+        workflow.upsert_memo({"input_requests": dict(self._open) or None})
+
+    async def ask(self, requests: Mapping[str, Any]) -> dict[str, Any]:
+        """Wait for the answers to requests, such as `elicitation/create`, as MCP has both, by their keys.
+
+        A key stands for one request in the life of a workflow.
+        """
+        self._open |= requests
+        self._publish()
+        await workflow.wait_condition(lambda: requests.keys() <= self._answers.keys())
+        return {key: self._answers[key] for key in requests}
+
+    async def confirm(self, key: str, message: str) -> bool:
+        """Whether the user agrees."""
+        schema = {
+            "type": "object",
+            "properties": {"confirm": {"type": "boolean", "title": "Yes"}},
+            "required": ["confirm"],
+        }
+        form = {"mode": "form", "message": message, "requestedSchema": schema}
+        answers = await self.ask({key: {"method": "elicitation/create", "params": form}})
+        answer = answers[key]
+        return answer.get("action") == "accept" and (answer.get("content") or {}).get("confirm") is True
 
 
 async def step(

@@ -72,9 +72,7 @@ def register(server: DurableContextServer) -> None:
             namespace=namespace or "",
             model=model or "",
         )
-        return await server.run_workflow(
-            "semantic_cache_response", CacheStorageWorkflow, params, CacheStoreResult, writes=True
-        )
+        return await server.tasks.run("semantic_cache_response", CacheStorageWorkflow, params)
 
     @server.tool(
         title="Look up a cached answer",
@@ -107,7 +105,7 @@ def register(server: DurableContextServer) -> None:
             namespace=namespace or "",
             model=model or "",
         )
-        return await server.run_workflow("check_semantic_cache", SemanticCacheCheckWorkflow, params, CacheCheckResult)
+        return await server.tasks.run("check_semantic_cache", SemanticCacheCheckWorkflow, params)
 
     @server.tool(
         title="Drop cached answers",
@@ -132,6 +130,4 @@ def register(server: DurableContextServer) -> None:
         if not everything and not named:
             raise ToolError("query: name what to drop by query, namespace or model, or say everything=true.")
         params = InvalidateCacheParams(user_id=server.user(ctx, user_id), query=query, namespace=namespace, model=model)
-        return await server.run_workflow(
-            "invalidate_cache", CacheInvalidationWorkflow, params, InvalidateCacheResult, writes=True
-        )
+        return await server.tasks.run("invalidate_cache", CacheInvalidationWorkflow, params)

@@ -17,7 +17,8 @@ messages, memories or cached answers), conversation_id, query, or everything=tru
 A query removes nothing at first: it answers what it matches, and a confirmation. Show the matches to the user. Then
 call again with the same arguments and the confirmation to remove all of them, or with ids to remove some.
 Every copy goes, pinned or not: a memory goes with the messages it was formed from, a message with what came of it
-alone. Ingested documents are no memory, and stay. It can't be undone."""
+alone. Ingested documents are no memory, and stay. It can't be undone.
+Before everything goes the user is asked. Where this client can't ask, you have to, and then give confirm=true."""
 
 
 def register(server: DurableContextServer) -> None:
@@ -48,6 +49,7 @@ def register(server: DurableContextServer) -> None:
         everything: Annotated[
             bool, Field(description="true for all messages, memories and cached answers of the user.")
         ] = False,
+        confirm: Annotated[bool, Field(description="With everything: true once the user has agreed to it.")] = False,
         confirmation: Annotated[
             Name | None, Field(description="What the call with query answered, to remove exactly its matches.")
         ] = None,
@@ -73,15 +75,23 @@ def register(server: DurableContextServer) -> None:
             )
         if confirmation is not None and query is None:
             raise ToolError("confirmation: it goes with the query that it was answered to; nothing was removed.")
+        if confirm and not everything:
+            raise ToolError("confirm: it goes with everything=true; nothing was removed.")
+        asks = everything and not confirm
+        if asks and not server.tasks.can_ask:
+            raise ToolError(
+                "confirm: everything that is remembered of this user would go for good. Ask the user, and once they "
+                "agree call forget again with confirm=true; nothing was removed."
+            )
         params = ForgetParams(
             user_id=server.user(ctx, user_id),
             ids=ids,
             conversation_id=conversation_id,
             query=query,
             everything=everything,
+            asks=asks,
             limit=limit,
             threshold=threshold,
             confirmation=confirmation,
         )
-        removes = query is None or confirmation is not None
-        return await server.run_workflow("forget", ForgetWorkflow, params, ForgetResult, writes=removes)
+        return await server.tasks.run("forget", ForgetWorkflow, params)

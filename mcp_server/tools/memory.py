@@ -73,7 +73,7 @@ def register(server: DurableContextServer) -> None:
             message_type=message_type,
             timestamp=timestamp,
         )
-        return await server.run_workflow("store_memory", MemoryStorageWorkflow, params, StoreMemoryResult, writes=True)
+        return await server.tasks.run("store_memory", MemoryStorageWorkflow, params)
 
     @server.tool(
         title="Recall conversations",
@@ -89,7 +89,7 @@ def register(server: DurableContextServer) -> None:
         from workflows.memory import MemoryRetrievalWorkflow
 
         params = RetrieveMemoryParams(user_id=server.user(ctx, user_id), text=text, limit=limit)
-        return await server.run_workflow("retrieve_memory", MemoryRetrievalWorkflow, params, RetrieveMemoryResult)
+        return await server.tasks.run("retrieve_memory", MemoryRetrievalWorkflow, params)
 
     @server.tool(
         title="List memories",
@@ -114,7 +114,7 @@ def register(server: DurableContextServer) -> None:
         params = ListMemoriesParams(
             user_id=server.user(ctx, user_id), limit=limit, order=order, pinned=pinned, cursor=cursor
         )
-        return await server.run_workflow("list_memories", MemoryListWorkflow, params, MemoryPage)
+        return await server.tasks.run("list_memories", MemoryListWorkflow, params)
 
     @server.tool(
         title="Pin a memory",
@@ -132,7 +132,7 @@ def register(server: DurableContextServer) -> None:
         from workflows.memory import MemoryPinWorkflow
 
         params = PinMemoryParams(user_id=server.user(ctx, user_id), memory_id=memory_id, pinned=pinned)
-        return await server.run_workflow("pin_memory", MemoryPinWorkflow, params, PinMemoryResult, writes=True)
+        return await server.tasks.run("pin_memory", MemoryPinWorkflow, params)
 
     @server.tool(
         title="Split a memory",
@@ -147,4 +147,4 @@ def register(server: DurableContextServer) -> None:
         from workflows.memory import MemorySplitWorkflow
 
         key = MemoryKey(user_id=server.user(ctx, user_id), memory_id=memory_id)
-        return await server.run_workflow("split_memory", MemorySplitWorkflow, key, SplitMemoryResult, writes=True)
+        return await server.tasks.run("split_memory", MemorySplitWorkflow, key)

@@ -76,4 +76,4 @@ def register(server: DurableContextServer) -> None:
             collection=collection or DEFAULT_COLLECTION,
             filter=filter,
         )
-        return await server.run_workflow("hybrid_search", HybridSearchWorkflow, params, HybridSearchResult)
+        return await server.tasks.run("hybrid_search", HybridSearchWorkflow, params)

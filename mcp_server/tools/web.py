@@ -48,4 +48,4 @@ def register(server: DurableContextServer) -> None:
             exclude_domains=exclude_domains or [],
             time_range=time_range,
         )
-        return await server.run_workflow("search_web", WebSearchWorkflow, params, WebSearchResult)
+        return await server.tasks.run("search_web", WebSearchWorkflow, params)

@@ -1,0 +1,559 @@
+"""The MCP Tasks extension on Temporal: a tool call is a workflow, and a workflow is a task.
+
+The extension is `io.modelcontextprotocol/tasks` (SEP-2663). Nothing of a task is kept in this process: its id is its
+workflow's, and its owner, progress and open questions are in the workflow's memo. So any server on the same Temporal
+namespace and task queue answers for any task, before and after a restart.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+import anyio
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.extension import Extension, MethodBinding
+from mcp.server.mcpserver.server import require_client_extension
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    HEADER_MISMATCH,
+    INVALID_PARAMS,
+    CallToolRequestParams,
+    CallToolResult,
+    ElicitRequestFormParams,
+    InputRequiredResult,
+    RequestParams,
+    TextContent,
+)
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import BaseModel, Field
+
+from mcp_server.runtime import CallError, Runtime, explain_failure
+
+if TYPE_CHECKING:
+    from temporalio.client import WorkflowExecutionDescription, WorkflowHandle
+
+EXTENSION = "io.modelcontextprotocol/tasks"
+WORKFLOW_ID = "durable-context/workflow_id"
+"""Key of a tool result's `_meta` that names the workflow which ran."""
+IDEMPOTENCY_KEY = "durable-context/idempotency_key"
+"""Key of a call's `_meta`: calls of one user that bear the same one are the same call."""
+
+POLL_SECONDS = 1.0
+"""How often a client is advised to ask for a task, and how often a call that waits looks after its workflow."""
+CANCEL_SECONDS = 5.0
+"""How long a cancelled call tries to cancel its workflow."""
+MAX_KEY = 256
+
+TaskStatus = Literal["working", "input_required", "completed", "failed", "cancelled"]
+
+
+class TaskResult(BaseModel):
+    """What a call answers in place of its result where it has to answer before the work is done."""
+
+    task_id: str = Field(description="Name it to task_status and cancel_task.")
+    status: TaskStatus
+    message: str = Field(description="How the work stands.")
+    result: Any = Field(
+        default=None, description="Of task_status: what the call would have answered, once it is there."
+    )
+
+
+class _TaskParams(RequestParams):
+    task_id: str
+
+
+class _UpdateParams(_TaskParams):
+    input_responses: dict[str, Any]
+
+
+class _UnfinishedError(MCPError):
+    """A call answers with something else than a result; it passes the tool's own error handling as an `MCPError`."""
+
+    def __init__(self, answer: HandlerResult) -> None:
+        super().__init__(INVALID_PARAMS, "unfinished")
+        self.answer = answer
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What the tools' code doesn't see of a call."""
+
+    ctx: ServerRequestContext[Any, Any]
+    owner: str | None
+    key: str | None
+
+    @property
+    def takes_tasks(self) -> bool:
+        """Whether it may be answered with a task: older revisions have no such result."""
+        capabilities = self.ctx.session.client_capabilities
+        declared = capabilities.extensions if capabilities else None
+        return bool(declared and EXTENSION in declared) and self.is_modern
+
+    @property
+    def is_modern(self) -> bool:
+        return self.ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
+
+    @property
+    def can_be_asked(self) -> bool:
+        """Whether it can be asked something before the work is done, other than through a task."""
+        capabilities = self.ctx.session.client_capabilities
+        if capabilities is None or capabilities.elicitation is None:
+            return False
+        return self.is_modern or self.ctx.session.can_send_request
+
+    @property
+    def reports(self) -> bool:
+        """Whether it asked for notifications of progress."""
+        return bool(self.ctx.meta and self.ctx.meta.get("progress_token") is not None)
+
+
+@dataclass(frozen=True)
+class _State:
+    """A task as it stands.
+
+    Attributes:
+        memo: What the workflow was started with and has reported since (`workflows.steps`).
+        result: Of a completed task.
+        error: Of a failed one, as JSON-RPC has it.
+    """
+
+    task_id: str
+    status: TaskStatus
+    message: str
+    created_at: datetime
+    updated_at: datetime
+    lifetime: timedelta | None
+    memo: Mapping[str, Any]
+    result: CallToolResult | None = None
+    error: dict[str, Any] | None = None
+
+    @property
+    def requests(self) -> dict[str, Any]:
+        """What it waits to be told, by keys."""
+        found: dict[str, Any] = self.memo.get("input_requests") or {}
+        return found
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """What the workflow reported last: stage, fraction, message and time."""
+        found: dict[str, Any] = self.memo.get("progress") or {}
+        return found
+
+    def wire(self) -> dict[str, Any]:
+        """As `tasks/get` answers it, without `resultType`."""
+        task: dict[str, Any] = {
+            "taskId": self.task_id,
+            "status": self.status,
+            "createdAt": _stamp(self.created_at),
+            "lastUpdatedAt": _stamp(self.updated_at),
+            "ttlMs": None if self.lifetime is None else round(self.lifetime / timedelta(milliseconds=1)),
+            "pollIntervalMs": round(POLL_SECONDS * 1000),
+        }
+        if self.message:
+            task["statusMessage"] = self.message
+        if self.status == "input_required":
+            task["inputRequests"] = self.requests
+        if self.result is not None:
+            task["result"] = self.result.model_dump(by_alias=True, mode="json", exclude_none=True)
+        if self.error is not None:
+            task["error"] = self.error
+        return task
+
+
+def _stamp(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def unknown_task() -> MCPError:
+    """The same for a task that isn't there, that has expired, and that is somebody else's."""
+    return MCPError(INVALID_PARAMS, "There is no such task. It may have expired.")
+
+
+def result_of(content: Any, workflow_id: str) -> CallToolResult:
+    """A tool's result, given its workflow's as JSON values."""
+    return CallToolResult(
+        content=[TextContent(text=json.dumps(content, ensure_ascii=False))],
+        structured_content=content,
+        _meta={WORKFLOW_ID: workflow_id},
+    )
+
+
+def error_of(message: str, workflow_id: str | None) -> CallToolResult:
+    """A tool's result where it couldn't do what it was asked."""
+    meta = {WORKFLOW_ID: workflow_id} if workflow_id else None
+    return CallToolResult(content=[TextContent(text=message)], is_error=True, _meta=meta)
+
+
+class Tasks(Extension):
+    """Runs tool calls as workflows, and answers for them as tasks.
+
+    Args:
+        runtime: What reaches Temporal.
+        owner_of: The authenticated user of a request; None where there is none, who may see every task.
+    """
+
+    identifier = EXTENSION
+
+    def __init__(self, runtime: Runtime, owner_of: Callable[[Any], str | None]) -> None:
+        self._runtime = runtime
+        self._owner_of = owner_of
+        self._call: ContextVar[_Call] = ContextVar("call")
+        self._retention: timedelta | None = None
+
+    # Calls
+
+    async def intercept_tool_call(
+        self, params: CallToolRequestParams, ctx: ServerRequestContext[Any, Any], call_next: CallNext
+    ) -> HandlerResult:
+        await self._runtime.loaded()
+        key = (params.meta or {}).get(IDEMPOTENCY_KEY)
+        if key is not None and not (isinstance(key, str) and 1 <= len(key) <= MAX_KEY):
+            raise MCPError(INVALID_PARAMS, f"_meta: {IDEMPOTENCY_KEY} must be a string of 1 to {MAX_KEY} characters")
+        call = _Call(ctx, self._owner_of(ctx.request), key)
+        token = self._call.set(call)
+        try:
+            if params.request_state is not None:
+                return await self._resume(call, params.request_state, params.input_responses or {})
+            return await call_next(ctx)
+        except _UnfinishedError as unfinished:
+            return unfinished.answer
+        finally:
+            self._call.reset(token)
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether the present call's user can be asked something while the work waits."""
+        call = self._call.get()
+        return call.takes_tasks or call.can_be_asked
+
+    async def run(self, tool: str, workflow: Any, params: BaseModel) -> CallToolResult:
+        """Answer the present call of a tool with the result of its workflow, or with what went wrong as a tool error.
+
+        The work goes on whether or not anybody waits for it; only `notifications/cancelled` ends it with the call.
+
+        Args:
+            tool: Its name, with which the workflow's id begins.
+            workflow: The workflow class.
+            params: Its argument.
+        """
+        call = self._call.get()
+        arguments = hashlib.sha256(f"{tool}\0{params.model_dump_json()}".encode()).hexdigest()
+        name = uuid.uuid4().hex
+        if call.key is not None:
+            name = hashlib.sha256(json.dumps([call.owner, tool, call.key]).encode()).hexdigest()[:32]
+        workflow_id = f"{tool}-{name}"
+        memo = {"task": {"tool": tool, "owner": call.owner, "arguments": arguments}}
+        settings = self._runtime.settings
+        deadline = time.monotonic() + settings.call_timeout_seconds
+        try:
+            async with self._cancelled_with(call, workflow_id):
+                handle = await self._runtime.start(workflow, params, workflow_id, memo, deadline)
+                if call.key is not None:
+                    await self._check_same(call, workflow_id, arguments)
+                return await self._await(call, handle, deadline)
+        except CallError as error:
+            return error_of(str(error), error.workflow_id)
+
+    async def _check_same(self, call: _Call, workflow_id: str, arguments: str) -> None:
+        state = await self._state_of(call, workflow_id)
+        if state.memo["task"]["arguments"] != arguments:
+            raise CallError(f"_meta: {IDEMPOTENCY_KEY} was used for other arguments. Give every new call a new key.")
+
+    async def _resume(self, call: _Call, task_id: str, responses: Mapping[str, Any]) -> HandlerResult:
+        """Go on with a call whose client was asked something and has called again with what it was told."""
+        await self._state_of(call, task_id)
+        await self._tell(task_id, responses)
+        handle = await self._runtime.handle(task_id)
+        deadline = time.monotonic() + self._runtime.settings.call_timeout_seconds
+        try:
+            async with self._cancelled_with(call, task_id):
+                return await self._await(call, handle, deadline, set(responses))
+        except CallError as error:
+            return error_of(str(error), error.workflow_id)
+
+    async def _await(
+        self,
+        call: _Call,
+        handle: "WorkflowHandle[Any, Any]",
+        deadline: float,
+        answered: set[str] | None = None,
+    ) -> CallToolResult:
+        """Wait for a workflow as long as its caller does.
+
+        Raises:
+            _UnfinishedError: with what the call answers before it has ended.
+            CallError: for what went wrong.
+            MCPError: where the workflow failed with one.
+        """
+        answered = answered or set()
+        grace = time.monotonic() + self._runtime.settings.task_grace_seconds
+        result = asyncio.create_task(self._result(handle.id))
+        try:
+            while True:
+                now = time.monotonic()
+                until = min(deadline, grace) if call.takes_tasks else deadline
+                # Who neither takes tasks nor can be told anything needs no looking after.
+                looks = call.reports or call.can_be_asked
+                wait = min(until - now, POLL_SECONDS) if looks else until - now
+                done, _ = await asyncio.wait({result}, timeout=max(0.0, wait))
+                if done:
+                    return result.result()
+                state = await self._state_of(call, handle.id)
+                if time.monotonic() >= until and call.takes_tasks:
+                    raise _UnfinishedError({"resultType": "task"} | self._handle_of(state))
+                if state.progress and call.reports:
+                    await call.ctx.session.report_progress(state.progress["fraction"] or 0.0, 1.0, state.message)
+                if not call.takes_tasks and (fresh := state.requests.keys() - answered):
+                    answered |= fresh
+                    await self._ask(call, handle, {key: state.requests[key] for key in fresh})
+                if time.monotonic() >= deadline:
+                    raise _UnfinishedError(self._goes_on(state))
+        finally:
+            result.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await result
+
+    @staticmethod
+    def _handle_of(state: _State) -> dict[str, Any]:
+        """A task without what its state holds, as the call that creates it answers."""
+        return {key: value for key, value in state.wire().items() if key not in ("inputRequests", "result", "error")}
+
+    async def _ask(self, call: _Call, handle: "WorkflowHandle[Any, Any]", requests: Mapping[str, Any]) -> None:
+        """Have the client ask its user, and tell the workflow what the user says.
+
+        Raises:
+            _UnfinishedError: asking it to, on revisions where the client calls again with the answer.
+        """
+        if not call.can_be_asked:
+            return
+        if call.is_modern:
+            raise _UnfinishedError(
+                InputRequiredResult.model_validate(
+                    {"resultType": "input_required", "inputRequests": requests, "requestState": handle.id}
+                )
+            )
+        responses: dict[str, Any] = {}
+        for key, request in requests.items():
+            form = ElicitRequestFormParams.model_validate(request["params"])
+            said = await call.ctx.session.elicit_form(
+                form.message, form.requested_schema, related_request_id=call.ctx.request_id
+            )
+            responses[key] = said.model_dump(by_alias=True, mode="json", exclude_none=True)
+        await self._tell(handle.id, responses)
+
+    def _goes_on(self, state: _State) -> CallToolResult:
+        """What a client that takes no tasks is told at its deadline."""
+        message = (
+            f"{state.message or 'The work is taking longer than CALL_TIMEOUT_SECONDS.'} Not done yet, and not lost: it "
+            f"goes on as task {state.task_id}. task_status with this task_id answers the result once it is there; "
+            "cancel_task ends it. Don't call again for the same thing."
+        )
+        task = TaskResult(task_id=state.task_id, status=state.status, message=message)
+        return CallToolResult(
+            content=[TextContent(text=message)],
+            structured_content=task.model_dump(mode="json"),
+            _meta={WORKFLOW_ID: state.task_id},
+        )
+
+    async def _result(self, workflow_id: str) -> CallToolResult:
+        """A workflow's end as a tool's result.
+
+        Raises:
+            CallError: where it failed.
+            MCPError: where it failed with one.
+        """
+        from temporalio.client import WorkflowFailureError
+
+        try:
+            return result_of(await self._runtime.result(workflow_id), workflow_id)
+        except WorkflowFailureError as error:
+            if (protocol := _protocol_error(error)) is not None:
+                raise protocol from None
+            raise CallError(explain_failure(error), workflow_id) from None
+
+    @contextlib.asynccontextmanager
+    async def _cancelled_with(self, call: _Call, workflow_id: str) -> AsyncIterator[None]:
+        """The workflow is cancelled where the client cancels the call in the block; where it is only gone, it isn't."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            if call.ctx.session._request_outbound.cancel_requested.is_set():
+                with anyio.move_on_after(CANCEL_SECONDS, shield=True):
+                    await self._cancel(workflow_id)
+            raise
+
+    # Tasks
+
+    def methods(self) -> Sequence[MethodBinding]:
+        modern = frozenset(MODERN_PROTOCOL_VERSIONS)
+        return (
+            MethodBinding("tasks/get", _TaskParams, self._get, modern),
+            MethodBinding("tasks/update", _UpdateParams, self._update, modern),
+            MethodBinding("tasks/cancel", _TaskParams, self._end, modern),
+        )
+
+    async def _get(self, ctx: ServerRequestContext[Any, Any], params: _TaskParams) -> HandlerResult:
+        state = await self._state_of(await self._enter(ctx, params), params.task_id)
+        return {"resultType": "complete"} | state.wire()
+
+    async def _update(self, ctx: ServerRequestContext[Any, Any], params: _UpdateParams) -> HandlerResult:
+        await self._state_of(await self._enter(ctx, params), params.task_id)
+        await self._tell(params.task_id, params.input_responses)
+        return {"resultType": "complete"}
+
+    async def _end(self, ctx: ServerRequestContext[Any, Any], params: _TaskParams) -> HandlerResult:
+        await self._state_of(await self._enter(ctx, params), params.task_id)
+        await self._cancel(params.task_id)
+        return {"resultType": "complete"}
+
+    async def _enter(self, ctx: ServerRequestContext[Any, Any], params: _TaskParams) -> _Call:
+        """Check that a request about a task may be made.
+
+        Raises:
+            MCPError: where its client hasn't declared the extension, or its header names another task.
+        """
+        require_client_extension(ctx, EXTENSION)
+        headers = getattr(ctx.request, "headers", None)
+        if headers is not None and headers.get("mcp-name") != params.task_id:
+            raise MCPError(HEADER_MISMATCH, "the mcp-name header doesn't match the body's taskId")
+        await self._runtime.loaded()
+        return _Call(ctx, self._owner_of(ctx.request), None)
+
+    # The same for clients without the extension
+
+    async def status(self, task_id: str) -> CallToolResult:
+        """What a task of the present call's user has come to: its result, or how it stands.
+
+        Raises:
+            MCPError: as `tasks/get`.
+        """
+        state = await self._state_of(self._call.get(), task_id)
+        if state.result is not None:
+            result = state.result
+            task = TaskResult(
+                task_id=task_id, status=state.status, message=state.message, result=result.structured_content
+            )
+            return result.model_copy(update={"structured_content": task.model_dump(mode="json")})
+        task = TaskResult(task_id=task_id, status=state.status, message=state.message)
+        return CallToolResult(
+            content=[TextContent(text=task.model_dump_json())], structured_content=task.model_dump(mode="json")
+        )
+
+    async def cancel(self, task_id: str) -> CallToolResult:
+        """Ask a task of the present call's user to end.
+
+        Raises:
+            MCPError: as `tasks/cancel`.
+        """
+        await self._state_of(self._call.get(), task_id)
+        await self._cancel(task_id)
+        return await self.status(task_id)
+
+    # Workflows
+
+    async def _state_of(self, call: _Call, task_id: str) -> _State:
+        """A task as it stands, if the user of a call may know of it.
+
+        Raises:
+            MCPError: otherwise, and where there is none.
+        """
+        description = await self._runtime.described(task_id)
+        memo = await description.memo() if description is not None else {}
+        owner = memo.get("task", {}).get("owner")
+        if description is None or "task" not in memo or call.owner not in (None, owner):
+            raise unknown_task()
+        return await self._state(description, memo)
+
+    async def _state(self, description: "WorkflowExecutionDescription", memo: Mapping[str, Any]) -> _State:
+        """A workflow as a task."""
+        from temporalio.client import WorkflowExecutionStatus
+
+        progress = memo.get("progress") or {}
+        updated = datetime.fromisoformat(progress["at"]) if progress else description.start_time
+        parts: dict[str, Any] = {"message": progress.get("message", ""), "lifetime": None}
+        status: TaskStatus = "working"
+        if description.status in (None, WorkflowExecutionStatus.RUNNING, WorkflowExecutionStatus.CONTINUED_AS_NEW):
+            if memo.get("input_requests"):
+                status = "input_required"
+            elif (reason := self._runtime.why_it_waits(description)) is not None:
+                parts["message"] = reason
+        else:
+            updated = description.close_time or updated
+            parts["lifetime"] = updated - description.start_time + await self._kept()
+            if description.status == WorkflowExecutionStatus.CANCELED:
+                status, parts["message"] = "cancelled", "The task was cancelled."
+            else:
+                try:
+                    status = "completed"
+                    parts["result"] = await self._result(description.id)
+                except CallError as error:
+                    parts["result"] = error_of(str(error), description.id)
+                except MCPError as error:
+                    status, parts["error"] = "failed", error.error.model_dump(mode="json", exclude_none=True)
+                    parts["message"] = error.error.message
+        return _State(
+            task_id=description.id,
+            status=status,
+            created_at=description.start_time,
+            updated_at=updated,
+            memo=memo,
+            **parts,
+        )
+
+    async def _kept(self) -> timedelta:
+        """How long Temporal keeps a workflow once it has ended."""
+        if self._retention is None:
+            self._retention = await self._runtime.retention()
+        return self._retention
+
+    async def _cancel(self, task_id: str) -> None:
+        """Ask a workflow to end; nothing where it has."""
+        with self._gone_by():
+            await (await self._runtime.handle(task_id)).cancel()
+
+    async def _tell(self, task_id: str, responses: Mapping[str, Any]) -> None:
+        """Tell a workflow what it waits for; nothing where it has ended."""
+        with self._gone_by():
+            await (await self._runtime.handle(task_id)).signal("input_responses", _plain(responses))
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _gone_by() -> Iterator[None]:
+        """It is all right that the workflow has ended."""
+        from temporalio.service import RPCError, RPCStatusCode
+
+        try:
+            yield
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+
+
+def _protocol_error(error: BaseException) -> MCPError | None:
+    """The error of JSON-RPC that a workflow failed with, if it did (`workflows.steps.protocol_error`)."""
+    from temporalio.exceptions import ApplicationError
+
+    from activities.errors import PROTOCOL_ERROR
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ApplicationError) and cause.type == PROTOCOL_ERROR:
+            return MCPError(int(cause.details[0]), cause.message)
+        cause = cause.__cause__
+    return None
+
+
+def _plain(responses: Mapping[str, Any]) -> dict[str, Any]:
+    """Responses as JSON values."""
+    return {
+        key: one.model_dump(by_alias=True, mode="json", exclude_none=True) if isinstance(one, BaseModel) else one
+        for key, one in responses.items()
+    }
