@@ -51,6 +51,8 @@ POLL_SECONDS = 1.0
 CANCEL_SECONDS = 5.0
 """How long a cancelled call tries to cancel its workflow."""
 MAX_KEY = 256
+_RESUMING = "task "
+"""How the state of a call begins whose client was asked something by its workflow, and not by its tool."""
 
 TaskStatus = Literal["working", "input_required", "completed", "failed", "cancelled"]
 
@@ -220,8 +222,9 @@ class Tasks(Extension):
         call = _Call(ctx, self._owner_of(ctx.request), key)
         token = self._call.set(call)
         try:
-            if params.request_state is not None:
-                return await self._resume(call, params.request_state, params.input_responses or {})
+            if params.request_state is not None and params.request_state.startswith(_RESUMING):
+                task_id = params.request_state.removeprefix(_RESUMING)
+                return await self._resume(call, task_id, params.input_responses or {})
             return await call_next(ctx)
         except _UnfinishedError as unfinished:
             return unfinished.answer
@@ -337,7 +340,7 @@ class Tasks(Extension):
         if call.is_modern:
             raise _UnfinishedError(
                 InputRequiredResult.model_validate(
-                    {"resultType": "input_required", "inputRequests": requests, "requestState": handle.id}
+                    {"resultType": "input_required", "inputRequests": requests, "requestState": _RESUMING + handle.id}
                 )
             )
         responses: dict[str, Any] = {}
