@@ -36,6 +36,7 @@ class DurableContextServer(MCPServer[dict[str, Any]]):
         )
         self.runtime = runtime
         self.tasks = tasks
+        tasks.publish(self._lowlevel_server)
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[dict[str, Any], Any] | None = None

@@ -13,15 +13,18 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import anyio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.extension import Extension, MethodBinding
+from mcp.server.lowlevel.server import Server
 from mcp.server.mcpserver.server import require_client_extension
+from mcp.server.session import ServerSession
 from mcp.shared.exceptions import MCPError
+from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
 from mcp_types import (
     HEADER_MISMATCH,
     INVALID_PARAMS,
@@ -29,7 +32,11 @@ from mcp_types import (
     CallToolResult,
     ElicitRequestFormParams,
     InputRequiredResult,
+    RequestId,
     RequestParams,
+    SubscriptionFilter,
+    SubscriptionsAcknowledgedNotification,
+    SubscriptionsListenRequestParams,
     TextContent,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
@@ -45,6 +52,8 @@ WORKFLOW_ID = "durable-context/workflow_id"
 """Key of a tool result's `_meta` that names the workflow which ran."""
 IDEMPOTENCY_KEY = "durable-context/idempotency_key"
 """Key of a call's `_meta`: calls of one user that bear the same one are the same call."""
+
+LISTEN = "subscriptions/listen"
 
 POLL_SECONDS = 1.0
 """How often a client is advised to ask for a task, and how often a call that waits looks after its workflow."""
@@ -192,6 +201,31 @@ def error_of(message: str, workflow_id: str | None) -> CallToolResult:
     """A tool's result where it couldn't do what it was asked."""
     meta = {WORKFLOW_ID: workflow_id} if workflow_id else None
     return CallToolResult(content=[TextContent(text=message)], is_error=True, _meta=meta)
+
+
+class _TaskNotification(BaseModel):
+    method: Literal["notifications/tasks"] = "notifications/tasks"
+    params: dict[str, Any]
+
+
+class _ListenedSession:
+    """The session of a `subscriptions/listen` whose acknowledgement also names tasks."""
+
+    def __init__(self, session: ServerSession, task_ids: list[str]) -> None:
+        self._session = session
+        self._task_ids = task_ids
+        self.acknowledged = asyncio.Event()
+
+    async def send_notification(self, notification: Any, related_request_id: RequestId | None = None) -> None:
+        if isinstance(notification, SubscriptionsAcknowledgedNotification):
+            honored = notification.params.notifications
+            named = SubscriptionFilter.model_validate(
+                honored.model_dump(by_alias=True, exclude_none=True) | {"taskIds": self._task_ids}
+            )
+            params = notification.params.model_copy(update={"notifications": named})
+            notification = notification.model_copy(update={"params": params})
+        await self._session.send_notification(notification, related_request_id)
+        self.acknowledged.set()
 
 
 class Tasks(Extension):
@@ -429,6 +463,60 @@ class Tasks(Extension):
             raise MCPError(HEADER_MISMATCH, "the mcp-name header doesn't match the body's taskId")
         await self._runtime.loaded()
         return _Call(ctx, self._owner_of(ctx.request), None)
+
+    def publish(self, server: Server[Any]) -> None:
+        """Let clients of a server subscribe to tasks by `subscriptions/listen`."""
+        entry = server.get_request_handler(LISTEN)
+        assert entry is not None
+        listen = entry.handler
+
+        async def handler(
+            ctx: ServerRequestContext[Any, Any], params: SubscriptionsListenRequestParams
+        ) -> HandlerResult:
+            task_ids = (params.notifications.model_extra or {}).get("taskIds")
+            if not task_ids:
+                return await listen(ctx, params)
+            require_client_extension(ctx, EXTENSION)
+            await self._runtime.loaded()
+            call = _Call(ctx, self._owner_of(ctx.request), None)
+            agreed: dict[str, dict[str, Any]] = {}
+            for task_id in task_ids:
+                with contextlib.suppress(MCPError, CallError):
+                    agreed[task_id] = (await self._state_of(call, task_id)).wire()
+            session = _ListenedSession(ctx.session, list(agreed))
+            watching = asyncio.create_task(self._watch(call, session, agreed))
+            try:
+                return await listen(replace(ctx, session=cast(ServerSession, session)), params)
+            finally:
+                watching.cancel()
+
+        server.add_request_handler(LISTEN, SubscriptionsListenRequestParams, handler)
+
+    async def _watch(self, call: _Call, session: "_ListenedSession", seen: dict[str, dict[str, Any]]) -> None:
+        """Notify of every change of some tasks until all have ended.
+
+        Args:
+            seen: The tasks by their ids, as they were when the client subscribed.
+        """
+        await session.acknowledged.wait()
+        sent: dict[str, dict[str, Any]] = {}
+        meta = {SUBSCRIPTION_ID_META_KEY: call.ctx.request_id}
+        while seen:
+            for task_id, task in list(seen.items()):
+                if sent.get(task_id) != task:
+                    sent[task_id] = task
+                    notification = _TaskNotification(params={**task, "_meta": meta})
+                    await session.send_notification(notification, call.ctx.request_id)
+                if task["status"] in ("completed", "failed", "cancelled"):
+                    del seen[task_id]
+            await asyncio.sleep(POLL_SECONDS)
+            for task_id in list(seen):
+                try:
+                    seen[task_id] = (await self._state_of(call, task_id)).wire()
+                except CallError:
+                    continue
+                except MCPError:
+                    del seen[task_id]
 
     # The same for clients without the extension
 

@@ -10,7 +10,15 @@ from typing import Any
 import uvicorn
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.server import require_client_extension
-from mcp_types import CallToolResult, ElicitRequest, InputRequiredResult
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    MISSING_REQUIRED_CLIENT_CAPABILITY,
+    CallToolResult,
+    ClientCapabilities,
+    ElicitRequest,
+    InputRequiredResult,
+    SamplingCapability,
+)
 from temporalio.worker import Worker
 
 from mcp_server.runtime import Runtime
@@ -74,6 +82,15 @@ def build(runtime: Runtime) -> MCPServer[dict[str, Any]]:
         said: Any = answers["user_name"]
         return await tasks.run("test_tool_with_task", Greet, NameParams(name=str((said.content or {}).get("name"))))
 
+    @server.tool()
+    async def test_missing_capability(ctx: Context[Any, Any]) -> str:
+        needed = ClientCapabilities(sampling=SamplingCapability())
+        if not ctx.session.check_client_capability(needed):
+            data: dict[str, Any] = {"requiredCapabilities": {"sampling": {}}}
+            raise MCPError(MISSING_REQUIRED_CLIENT_CAPABILITY, "This tool needs sampling.", data)
+        return "It could be sampled."
+
+    tasks.publish(server._lowlevel_server)
     return server
 
 
