@@ -484,11 +484,14 @@ class Runtime:
 
     def why_it_waits(self, description: "WorkflowExecutionDescription") -> str | None:
         """Why a workflow hasn't ended yet: the last failure of the step that is being retried, if any."""
-        pending = description.raw_description.pending_activities
-        failures = [item.last_failure.message for item in pending if item.HasField("last_failure")]
-        if failures:
-            return failures[0]
-        if not self.run_worker and not pending:
+        from temporalio.api.enums.v1 import PendingWorkflowTaskState
+
+        raw = description.raw_description
+        for item in raw.pending_activities:
+            if item.HasField("last_failure"):
+                return str(item.last_failure.message)
+        waiting = PendingWorkflowTaskState.PENDING_WORKFLOW_TASK_STATE_SCHEDULED
+        if not self.run_worker and raw.HasField("pending_workflow_task") and raw.pending_workflow_task.state == waiting:
             return (
                 "No worker has taken the work: start `durable-context worker` with the same TEMPORAL_ADDRESS, "
                 "TEMPORAL_NAMESPACE and TEMPORAL_TASK_QUEUE."

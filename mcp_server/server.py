@@ -120,8 +120,9 @@ def build_server(runtime: Runtime) -> DurableContextServer:
         room.register(server)
     for tool in server._tool_manager.list_tools():
         tool.parameters["additionalProperties"] = False
-        if tool.output_schema is not None and tool.fn_metadata.output_model is not TaskResult:
-            tool.fn_metadata.output_schema = _or_task(tool.output_schema)
+        returned = tool.fn_metadata
+        if returned.output_schema is not None and returned.output_model is not TaskResult:
+            returned.output_schema = _or_task(returned.output_schema)
     return server
 
 

@@ -153,6 +153,10 @@ class _State:
         return found
 
     @property
+    def has_ended(self) -> bool:
+        return self.status not in ("working", "input_required")
+
+    @property
     def progress(self) -> dict[str, Any]:
         """What the workflow reported last: stage, fraction, message and time."""
         found: dict[str, Any] = self.memo.get("progress") or {}
@@ -344,6 +348,8 @@ class Tasks(Extension):
                 if done:
                     return result.result()
                 state = await self._state_of(call, handle.id)
+                if state.has_ended:
+                    return await result
                 if time.monotonic() >= until and call.takes_tasks:
                     raise _UnfinishedError({"resultType": "task"} | self._handle_of(state))
                 if state.progress and call.reports:
@@ -394,11 +400,7 @@ class Tasks(Extension):
             "cancel_task ends it. Don't call again for the same thing."
         )
         task = TaskResult(task_id=state.task_id, status=state.status, message=message)
-        return CallToolResult(
-            content=[TextContent(text=message)],
-            structured_content=task.model_dump(mode="json"),
-            _meta={WORKFLOW_ID: state.task_id},
-        )
+        return result_of(task.model_dump(mode="json"), state.task_id)
 
     async def _result(self, workflow_id: str) -> CallToolResult:
         """A workflow's end as a tool's result.
@@ -507,7 +509,7 @@ class Tasks(Extension):
                     sent[task_id] = task
                     notification = _TaskNotification(params={**task, "_meta": meta})
                     await session.send_notification(notification, call.ctx.request_id)
-                if task["status"] in ("completed", "failed", "cancelled"):
+                if task["status"] not in ("working", "input_required"):
                     del seen[task_id]
             await asyncio.sleep(POLL_SECONDS)
             for task_id in list(seen):
@@ -532,7 +534,9 @@ class Tasks(Extension):
             task = TaskResult(
                 task_id=task_id, status=state.status, message=state.message, result=result.structured_content
             )
-            return result.model_copy(update={"structured_content": task.model_dump(mode="json")})
+            if not result.is_error:
+                return result_of(task.model_dump(mode="json"), task_id)
+            return result
         task = TaskResult(task_id=task_id, status=state.status, message=state.message)
         return CallToolResult(
             content=[TextContent(text=task.model_dump_json())], structured_content=task.model_dump(mode="json")

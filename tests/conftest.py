@@ -117,6 +117,15 @@ def content(result: CallToolResult) -> dict[str, Any]:
     return structured
 
 
+def task_of(result: CallToolResult) -> dict[str, Any]:
+    """What a call answered that goes on as a task."""
+    structured = content(result)
+    assert structured["task_id"] == workflow_id(result)
+    assert structured["status"] == "working"
+    assert "not lost" in structured["message"]
+    return structured
+
+
 def message(result: CallToolResult) -> str:
     """The text of a result."""
     return "\n".join(block.text for block in result.content if isinstance(block, TextContent))

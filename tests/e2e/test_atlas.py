@@ -176,7 +176,8 @@ async def test_every_tool_answers(client: Client, temporal: TemporalClient, user
     assert {one["kind"] for one in shown["matches"]} == {"message", "memory"}
     confirmed = {"query": "Ines", "user_id": user, "threshold": 1, "confirmation": shown["confirmation"]}
     assert content(await client.call_tool("forget", confirmed))["memories"] == 1
-    assert content(await client.call_tool("forget", {"everything": True, "user_id": user}))["cached_answers"] == 1
+    everything = {"everything": True, "confirm": True, "user_id": user}
+    assert content(await client.call_tool("forget", everything))["cached_answers"] == 1
     assert not content(await client.call_tool("check_semantic_cache", query))["hit"]
 
     assert content(await client.call_tool("hybrid_search", {"query": "anything", "user_id": user}))["results"] == []

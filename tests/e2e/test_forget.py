@@ -126,11 +126,11 @@ async def test_a_conversation_and_then_everything_is_forgotten(
     assert (first["messages"], first["memories"], first["cached_answers"]) == (1, 1, 0)
     assert await recall(client, user, TOM) == ({PEANUTS}, {PEANUTS})
 
-    second = await forget(client, user, everything=True)
+    second = await forget(client, user, everything=True, confirm=True)
     assert (second["messages"], second["memories"], second["cached_answers"]) == (1, 1, 1)
     assert await recall(client, user, TOM) == (set(), set())
     assert not content(await client.call_tool("check_semantic_cache", query))["hit"]
 
-    for again in ({"conversation_id": "c1"}, {"everything": True}):
+    for again in ({"conversation_id": "c1"}, {"everything": True, "confirm": True}):
         assert (await forget(client, user, **again))["messages"] == 0
     assert TOM in (await recall(client, stranger, TOM))[0]

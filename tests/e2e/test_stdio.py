@@ -16,7 +16,7 @@ from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from mcp_server.local.stack import Addresses, is_running
-from tests.conftest import REPOSITORY, command, content, environment, error, serve
+from tests.conftest import REPOSITORY, command, content, environment, error, serve, task_of
 from tests.e2e.test_tools import TOOLS
 
 
@@ -237,8 +237,8 @@ async def test_the_desktop_example_starts_a_server(home: Path, stack: Addresses,
 async def test_no_worker_says_which_command_is_missing(home: Path, stack: Addresses) -> None:
     settings = {"TEMPORAL_TASK_QUEUE": "nobody-works-here", "CALL_TIMEOUT_SECONDS": "2"}
     async with serve(home, "--no-worker", **settings) as client:
-        text = error(await client.call_tool("check_semantic_cache", {"query": "Anybody?"}))
-    assert "durable-context worker" in text
+        late = task_of(await client.call_tool("check_semantic_cache", {"query": "Anybody?"}))
+    assert "durable-context worker" in late["message"]
 
 
 async def test_headless_workers_do_the_work(home: Path, stack: Addresses, user: str) -> None:

@@ -17,6 +17,8 @@ TOOLS = {
     "hybrid_search",
     "store_memory",
     "retrieve_memory",
+    "task_status",
+    "cancel_task",
     "list_memories",
     "pin_memory",
     "split_memory",

@@ -13,7 +13,7 @@ from temporalio.client import Client as TemporalClient
 
 from activities.memory import memory_workflow_id
 from mcp_server.local.stack import Addresses
-from tests.conftest import command, content, environment, error, message, serve, workflow_id
+from tests.conftest import command, content, environment, error, message, serve, task_of, workflow_id
 from tests.e2e.test_stdio import INITIALIZE, INITIALIZED, ask, gone, raw, request, stack_gone
 from tests.faults.bedrock_endpoint import Endpoint, serve_endpoint
 from tests.faults.test_stack import PLEASE_KEEP, locked, messages_of, pids, until_up
@@ -77,15 +77,11 @@ async def test_work_waits_for_bedrock_beyond_the_call(
 ) -> None:
     bedrock.failures, bedrock.for_ever = [(503, "ServiceUnavailableException", "try later")], True
     async with serve(tmp_path, CALL_TIMEOUT_SECONDS="4", **shared, **bedrock.settings) as client:
-        text = error(await client.call_tool("store_memory", PLEASE_KEEP))
-        assert "Bedrock" in text
-        assert "not lost" in text
-        read = error(await client.call_tool("hybrid_search", {"query": "x"}))
-        assert "Bedrock" in read
-        assert "not lost" not in read
+        assert "Bedrock" in task_of(await client.call_tool("store_memory", PLEASE_KEEP))["message"]
+        assert "Bedrock" in task_of(await client.call_tool("hybrid_search", {"query": "x"}))["message"]
         bedrock.failures = []
         async with asyncio.timeout(60):
-            while not (await client.call_tool("retrieve_memory", {"text": "Keep this."})).structured_content:
+            while "task_id" in content(await client.call_tool("retrieve_memory", {"text": "Keep this."})):
                 await asyncio.sleep(0.1)
             while not (texts := await messages_of(client)):
                 await asyncio.sleep(0.1)
@@ -99,8 +95,7 @@ async def test_a_locked_store_is_named_and_the_work_is_done_once(
         content(await client.call_tool("check_semantic_cache", {"query": "Up?"}))
         async with locked(tmp_path):
             late = await client.call_tool("store_memory", PLEASE_KEEP)
-            assert "store.db is locked" in error(late)
-            assert "not lost" in error(late)
+            assert "store.db is locked" in task_of(late)["message"]
         stored = await temporal.get_workflow_handle(workflow_id(late)).result()
         assert stored["message_id"] == workflow_id(late)
         assert await messages_of(client) == ["Keep this."]
@@ -265,7 +260,7 @@ async def test_the_web_key_never_shows(shared: dict[str, str], bedrock: Endpoint
     settings = shared | bedrock.settings | {"TAVILY_API_KEY": "tvly-hunter2", "TAVILY_BASE_URL": "http://127.0.0.1:1"}
     async with serve(tmp_path, CALL_TIMEOUT_SECONDS="5", **settings) as client:
         result = await client.call_tool("search_web", {"query": "x"})
-        assert "Tavily can't be reached" in error(result)
+        assert "Tavily can't be reached" in task_of(result)["message"]
         shown = str((await client.read_resource("config://settings")).contents)
     assert "hunter2" not in message(result) + shown
     assert "hunter2" not in "".join(file.read_text() for file in (tmp_path / "logs").glob("*.log"))
