@@ -92,6 +92,10 @@ class Demo:
             console.print(f"  stored; a memory is being formed: {_content(stored)['memory_forming']}")
         await self._memories_formed()
 
+        task = {"task_id": (stored.meta or {})[WORKFLOW_ID]}
+        console.print(f"  {_content(await self.call('task_status', **task))['status']}")
+        console.print(f"  {_content(await self.call('cancel_task', **task))['status']}: it had ended")
+
         recalled = _content(await self.call("retrieve_memory", text="When are we going to see my sister?", limit=3))
         for message in recalled["related_conversation"]:
             said = f"{message['timestamp'][:10]} {message['message_type']}: {escape(message['text'])}"

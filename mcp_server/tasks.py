@@ -349,7 +349,14 @@ class Tasks(Extension):
                 done, _ = await asyncio.wait({result}, timeout=max(0.0, wait))
                 if done:
                     return result.result()
-                state = await self._state_of(call, handle.id)
+                try:
+                    state = await self._state_of(call, handle.id)
+                except CallError as error:
+                    # Nothing can be said of the work now, but that it was begun.
+                    if time.monotonic() >= deadline:
+                        raise _UnfinishedError(self._goes_on(handle.id, "working", str(error))) from None
+                    grace = time.monotonic() + POLL_SECONDS
+                    continue
                 if state.has_ended:
                     return await result
                 if time.monotonic() >= until and call.takes_tasks:
@@ -360,7 +367,7 @@ class Tasks(Extension):
                     answered |= fresh
                     await self._ask(call, handle, {key: state.requests[key] for key in fresh})
                 if time.monotonic() >= deadline:
-                    raise _UnfinishedError(self._goes_on(state))
+                    raise _UnfinishedError(self._goes_on(handle.id, state.status, state.message))
         finally:
             result.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
@@ -394,15 +401,15 @@ class Tasks(Extension):
             responses[key] = said.model_dump(by_alias=True, mode="json", exclude_none=True)
         await self._tell(handle.id, responses)
 
-    def _goes_on(self, state: _State) -> CallToolResult:
-        """What a client that takes no tasks is told at its deadline."""
+    @staticmethod
+    def _goes_on(task_id: str, status: TaskStatus, reason: str) -> CallToolResult:
+        """What a client is told at its deadline."""
         message = (
-            f"{state.message or 'The work is taking longer than CALL_TIMEOUT_SECONDS.'} Not done yet, and not lost: it "
-            f"goes on as task {state.task_id}. task_status with this task_id answers the result once it is there; "
-            "cancel_task ends it. Don't call again for the same thing."
+            f"{reason or 'The work is taking longer than CALL_TIMEOUT_SECONDS.'} Not done yet, and not lost: it goes on "
+            f"as task {task_id}. task_status with this task_id answers the result once it is there; cancel_task ends "
+            "it. Don't call again for the same thing."
         )
-        task = TaskResult(task_id=state.task_id, status=state.status, message=message)
-        return result_of(task.model_dump(mode="json"), state.task_id)
+        return result_of(TaskResult(task_id=task_id, status=status, message=message).model_dump(mode="json"), task_id)
 
     async def _result(self, workflow_id: str) -> CallToolResult:
         """A workflow's end as a tool's result.
@@ -538,18 +545,12 @@ class Tasks(Extension):
             MCPError: as `tasks/get`.
         """
         state = await self._state_of(self._call.get(), task_id)
-        if state.result is not None:
-            result = state.result
-            task = TaskResult(
-                task_id=task_id, status=state.status, message=state.message, result=result.structured_content
-            )
-            if not result.is_error:
-                return result_of(task.model_dump(mode="json"), task_id)
+        result = state.result
+        if result is not None and result.is_error:
             return result
-        task = TaskResult(task_id=task_id, status=state.status, message=state.message)
-        return CallToolResult(
-            content=[TextContent(text=task.model_dump_json())], structured_content=task.model_dump(mode="json")
-        )
+        content = result.structured_content if result is not None else None
+        task = TaskResult(task_id=task_id, status=state.status, message=state.message, result=content)
+        return result_of(task.model_dump(mode="json"), task_id)
 
     async def cancel(self, task_id: str) -> CallToolResult:
         """Ask a task of the present call's user to end.

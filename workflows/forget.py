@@ -17,7 +17,7 @@ with workflow.unsafe.imports_passed_through():
         ForgetResult,
         ForgetTarget,
     )
-    from workflows.steps import DURABLY, READ_GIVE_UP, WRITE_GIVE_UP, Questions, step
+    from workflows.steps import DURABLY, READ_GIVE_UP, WRITE_GIVE_UP, Questions, report, step
 
 CONFIRM = "Forget everything that is remembered of you: all messages, memories and cached answers? It can't be undone."
 
@@ -52,6 +52,7 @@ class ForgetWorkflow:
         elif params.ids is not None:
             selection = await step(ForgetActivities.select_records, ForgetIds(user_id=params.user_id, ids=params.ids))
             target.ids, result.unknown_ids = selection.ids, selection.unknown
+        report("forgetting", message="Forgetting; what is gone stays gone.")
         forgotten = await workflow.execute_activity_method(
             ForgetActivities.forget_records,
             target,

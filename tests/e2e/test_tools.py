@@ -47,6 +47,7 @@ async def test_tools_are_described_for_a_model(client: Client) -> None:
     tools = {tool.name: tool for tool in (await client.list_tools()).tools}
 
     assert set(tools) == TOOLS
+    destructive = {"forget", "invalidate_cache", "cancel_task"}
     for tool in tools.values():
         assert tool.title
         assert tool.description is not None
@@ -54,7 +55,7 @@ async def test_tools_are_described_for_a_model(client: Client) -> None:
         assert tool.annotations is not None
         assert tool.annotations.read_only_hint is not None
         assert tool.annotations.open_world_hint == (tool.name == "search_web")
-        assert bool(tool.annotations.destructive_hint) == (tool.name in {"forget", "invalidate_cache"})
+        assert bool(tool.annotations.destructive_hint) == (tool.name in destructive)
         assert tool.output_schema is not None
         assert tool.output_schema["type"] == "object"
         assert tool.input_schema["additionalProperties"] is False
