@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import anyio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp.server.extension import Extension, MethodBinding
+from mcp.server.extension import Extension, MethodBinding, RequestHandler
 from mcp.server.lowlevel.server import Server
 from mcp.server.mcpserver.server import require_client_extension
 from mcp.server.session import ServerSession
@@ -27,6 +27,7 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
 from mcp_types import (
     HEADER_MISMATCH,
+    INTERNAL_ERROR,
     INVALID_PARAMS,
     CallToolRequestParams,
     CallToolResult,
@@ -287,14 +288,15 @@ class Tasks(Extension):
             workflow: The workflow class.
             params: Its argument.
         """
-        call = self._call.get()
+        call, settings = self._call.get(), self._runtime.settings
         arguments = hashlib.sha256(f"{tool}\0{params.model_dump_json()}".encode()).hexdigest()
         name = uuid.uuid4().hex
         if call.key is not None:
-            name = hashlib.sha256(json.dumps([call.owner, tool, call.key]).encode()).hexdigest()[:32]
+            name = hashlib.sha256(
+                json.dumps([settings.temporal_task_queue, call.owner, tool, call.key]).encode()
+            ).hexdigest()[:32]
         workflow_id = f"{tool}-{name}"
         memo = {"task": {"tool": tool, "owner": call.owner, "arguments": arguments}}
-        settings = self._runtime.settings
         deadline = time.monotonic() + settings.call_timeout_seconds
         try:
             async with self._cancelled_with(call, workflow_id):
@@ -312,11 +314,11 @@ class Tasks(Extension):
 
     async def _resume(self, call: _Call, task_id: str, responses: Mapping[str, Any]) -> HandlerResult:
         """Go on with a call whose client was asked something and has called again with what it was told."""
-        await self._state_of(call, task_id)
-        await self._tell(task_id, responses)
-        handle = await self._runtime.handle(task_id)
         deadline = time.monotonic() + self._runtime.settings.call_timeout_seconds
         try:
+            await self._state_of(call, task_id)
+            await self._tell(task_id, responses)
+            handle = await self._runtime.handle(task_id)
             async with self._cancelled_with(call, task_id):
                 return await self._await(call, handle, deadline, set(responses))
         except CallError as error:
@@ -405,9 +407,9 @@ class Tasks(Extension):
     def _goes_on(task_id: str, status: TaskStatus, reason: str) -> CallToolResult:
         """What a client is told at its deadline."""
         message = (
-            f"{reason or 'The work is taking longer than CALL_TIMEOUT_SECONDS.'} Not done yet, and not lost: it goes on "
-            f"as task {task_id}. task_status with this task_id answers the result once it is there; cancel_task ends "
-            "it. Don't call again for the same thing."
+            f"{reason or 'The work is taking longer than CALL_TIMEOUT_SECONDS.'} Not done yet, and not lost: it goes "
+            f"on as task {task_id}. task_status with this task_id answers the result once it is there; cancel_task "
+            "ends it. Don't call again for the same thing."
         )
         return result_of(TaskResult(task_id=task_id, status=status, message=message).model_dump(mode="json"), task_id)
 
@@ -443,9 +445,9 @@ class Tasks(Extension):
     def methods(self) -> Sequence[MethodBinding]:
         modern = frozenset(MODERN_PROTOCOL_VERSIONS)
         return (
-            MethodBinding("tasks/get", _TaskParams, self._get, modern),
-            MethodBinding("tasks/update", _UpdateParams, self._update, modern),
-            MethodBinding("tasks/cancel", _TaskParams, self._end, modern),
+            MethodBinding("tasks/get", _TaskParams, _answering(self._get), modern),
+            MethodBinding("tasks/update", _UpdateParams, _answering(self._update), modern),
+            MethodBinding("tasks/cancel", _TaskParams, _answering(self._end), modern),
         )
 
     async def _get(self, ctx: ServerRequestContext[Any, Any], params: _TaskParams) -> HandlerResult:
@@ -639,7 +641,19 @@ class Tasks(Extension):
             yield
         except RPCError as error:
             if error.status != RPCStatusCode.NOT_FOUND:
-                raise
+                raise CallError(f"Temporal doesn't take it ({error.status.name}). Try again later.") from None
+
+
+def _answering(handler: RequestHandler) -> RequestHandler:
+    """A handler whose client hears which piece is missing."""
+
+    async def answer(ctx: ServerRequestContext[Any, Any], params: Any) -> HandlerResult:
+        try:
+            return await handler(ctx, params)
+        except CallError as error:
+            raise MCPError(INTERNAL_ERROR, str(error)) from None
+
+    return answer
 
 
 def _protocol_error(error: BaseException) -> MCPError | None:

@@ -8,6 +8,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
+from mcp_server.runtime import CallError
 from mcp_server.server import DurableContextServer
 from mcp_server.tasks import TaskResult
 from mcp_server.tools.arguments import Name
@@ -35,6 +36,8 @@ def register(server: DurableContextServer) -> None:
             return await server.tasks.status(task_id)
         except MCPError as error:
             raise ToolError(f"task_id: {error.error.message}") from None
+        except CallError as error:
+            raise ToolError(str(error)) from None
 
     @server.tool(
         title="End a task",
@@ -48,3 +51,5 @@ def register(server: DurableContextServer) -> None:
             return await server.tasks.cancel(task_id)
         except MCPError as error:
             raise ToolError(f"task_id: {error.error.message}") from None
+        except CallError as error:
+            raise ToolError(str(error)) from None
