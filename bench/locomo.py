@@ -200,7 +200,6 @@ async def measure(conversations: Sequence[Conversation]) -> list[tuple[Question,
         async with leased(home, ["temporal", "models"]), Client(stdio_client(server)) as client:
             names: dict[str, str] = {}
             for conversation in conversations:
-                names |= await store(client, conversation)
                 documents = corpus / conversation.user
                 documents.mkdir(parents=True)
                 for turn in conversation.turns:
@@ -209,6 +208,7 @@ async def measure(conversations: Sequence[Conversation]) -> list[tuple[Question,
                 ingest = await asyncio.create_subprocess_exec(
                     *line, "ingest", *options, str(documents), env=environment, cwd=home, stdout=asyncio.subprocess.PIPE
                 )
+                names |= await store(client, conversation)
                 if await ingest.wait():
                     raise RuntimeError("the turns can't be ingested: see above")
                 print(f"stored {conversation.user}: {len(conversation.turns)} turns", file=sys.stderr, flush=True)

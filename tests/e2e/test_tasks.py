@@ -98,24 +98,34 @@ async def wired(address: str, token: str | None = None) -> AsyncIterator[Wire]:
         yield Wire(http, f"{address}/mcp", headers)
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+async def answers(process: asyncio.subprocess.Process, address: str) -> None:
+    """Return once a server process answers."""
+    async with httpx.AsyncClient() as http:
+        while True:
+            try:
+                await http.get(address)
+                return
+            except httpx.TransportError:
+                assert process.returncode is None
+                await asyncio.sleep(0.1)
+
+
 @pytest.fixture(scope="module")
 async def fixture_server(stack: Addresses) -> AsyncIterator[str]:
     """The address of the fixture server of the conformance suite."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     line = [sys.executable, "-m", "tests.conformance.server", "--port", str(port), "--temporal", str(stack.temporal)]
     process = await asyncio.create_subprocess_exec(*line, cwd=REPOSITORY, stderr=asyncio.subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:
-        async with httpx.AsyncClient() as http:
-            while True:
-                try:
-                    await http.get(address)
-                    break
-                except httpx.TransportError:
-                    assert process.returncode is None
-                    await asyncio.sleep(0.1)
+        await answers(process, address)
         yield address
     finally:
         process.terminate()
@@ -193,13 +203,17 @@ async def test_a_task_survives_the_server_and_the_worker(
 ) -> None:
     throttle(bedrock)
     worker = await asyncio.create_subprocess_exec(*command("worker"), env=environment(tmp_path, **settings))
+    line = command("serve", "--transport", "http", "--port", str(port := free_port()), "--no-worker")
+    server = await asyncio.create_subprocess_exec(*line, env=environment(tmp_path, **settings))
     try:
-        async with serve_http(tmp_path, "--no-worker", **settings) as address, wired(address) as wire:
+        await answers(server, address := f"http://127.0.0.1:{port}")
+        async with wired(address) as wire:
             task_id = (await wire.call("store_memory", **PLEASE_KEEP))["taskId"]
             while bedrock.refused < 4:
                 await asyncio.sleep(0.05)
-        worker.kill()
-        await worker.wait()
+        for process in (server, worker):
+            process.kill()
+            await process.wait()
         recover(bedrock)
 
         async with serve_http(tmp_path, "--no-worker", **settings) as address, wired(address) as wire:
@@ -213,9 +227,10 @@ async def test_a_task_survives_the_server_and_the_worker(
             related = recalled["structuredContent"]["related_conversation"]
             assert [one["message_id"] for one in related] == [task_id]
     finally:
-        if worker.returncode is None:
-            worker.terminate()
-            await worker.wait()
+        for process in (worker, server):
+            if process.returncode is None:
+                process.terminate()
+                await process.wait()
 
 
 async def test_a_task_is_its_users_alone(tmp_path: Path, settings: dict[str, str], bedrock: Endpoint) -> None:
