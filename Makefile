@@ -66,7 +66,7 @@ types: install ## mypy --strict
 check: lint types test ## what CI runs
 
 lock: $(filter .uv/bin/uv,$(UV)) ## rewrite requirements.lock with the newest versions
-	$(UV) pip compile --quiet --universal --generate-hashes --upgrade --no-emit-index-url --extra dev \
+	$(UV) pip compile --quiet --universal --generate-hashes --upgrade --no-emit-index-url --extra dev --extra ocr \
 		--python-version 3.11 --custom-compile-command "make lock" -o requirements.lock pyproject.toml
 	$(UV) pip compile --quiet --universal --generate-hashes --upgrade --no-emit-index-url --python-version 3.11 \
 		--custom-compile-command "make lock" -o tests/conformance/requirements.lock tests/conformance/requirements.in

@@ -29,7 +29,12 @@ from activities.models import (
 
 if TYPE_CHECKING:
     from mypy_boto3_bedrock_runtime import BedrockRuntimeClient
-    from mypy_boto3_bedrock_runtime.type_defs import ConverseRequestTypeDef, ConverseResponseTypeDef
+    from mypy_boto3_bedrock_runtime.type_defs import (
+        ContentBlockUnionTypeDef,
+        ConverseRequestTypeDef,
+        ConverseResponseTypeDef,
+        ImageBlockTypeDef,
+    )
 
 # boto3 takes 0.4 s to import, so that is left to the thread that makes the first call.
 
@@ -153,6 +158,11 @@ class BedrockEmbeddings:
     def local(self) -> bool:
         return self._runtime.local
 
+    @property
+    def texts_at_once(self) -> int:
+        """How many texts of one list are under way at a time."""
+        return self._family.batch * self._family.calls
+
     async def embed(self, texts: Sequence[str], side: Side) -> list[bytes]:
         """Vectors of `texts`, in order, each packed by `pack_vector` (4 bytes a dimension, unit length).
 
@@ -217,10 +227,13 @@ class BedrockText:
         model_id: Any model that the Converse API serves: its id, an inference profile's id, or the ARN of either.
         region: AWS region; None for what boto3 finds.
         endpoint_url: Address of the Bedrock Runtime API; None for AWS's own. Local models need one.
+        setting: Which setting names the model.
     """
 
-    def __init__(self, model_id: str, region: str | None, endpoint_url: str | None) -> None:
-        self._runtime = _Runtime(model_id, "LLM_MODEL_ID", region, endpoint_url, TEXT_SECONDS)
+    def __init__(
+        self, model_id: str, region: str | None, endpoint_url: str | None, setting: str = "LLM_MODEL_ID"
+    ) -> None:
+        self._runtime = _Runtime(model_id, setting, region, endpoint_url, TEXT_SECONDS)
         self._takes_temperature = True
         self._takes_tools = True
 
@@ -237,8 +250,8 @@ class BedrockText:
         """Whether it writes; the embedded one only picks sentences out of its prompt."""
         return not self.local
 
-    async def generate(self, params: GenerateParams) -> Generated:
-        """One answer to one prompt.
+    async def generate(self, params: GenerateParams, image: "ImageBlockTypeDef | None" = None) -> Generated:
+        """One answer to one prompt, and to an image where there is one.
 
         Where the answer has a schema, the model is made to give it as a tool's argument, and the text is that as JSON.
         A model that takes no tools is asked without: check what it answers.
@@ -247,7 +260,7 @@ class BedrockText:
             ApplicationError: `throttled` or `unavailable`, which pass; `rejected`, `access_denied` or
                 `not_configured`, which don't.
         """
-        return await self._runtime.run(lambda client: self._read(self._converse(client, params)))
+        return await self._runtime.run(lambda client: self._read(self._converse(client, params, image)))
 
     def _read(self, answer: "ConverseResponseTypeDef") -> Generated:
         # Reasoning, where a model shows it, comes in blocks of its own.
@@ -261,11 +274,13 @@ class BedrockText:
             output_tokens=answer["usage"]["outputTokens"],
         )
 
-    def _converse(self, client: "BedrockRuntimeClient", params: GenerateParams) -> "ConverseResponseTypeDef":
+    def _converse(
+        self, client: "BedrockRuntimeClient", params: GenerateParams, image: "ImageBlockTypeDef | None"
+    ) -> "ConverseResponseTypeDef":
         while True:
             takes_tools, takes_temperature = self._takes_tools, self._takes_temperature
             try:
-                return client.converse(**self._request(params, takes_tools, takes_temperature))
+                return client.converse(**self._request(params, image, takes_tools, takes_temperature))
             except client.exceptions.ValidationException as error:
                 # Recent Claude models refuse a temperature, and others tools. Nothing but the answer says which do.
                 if takes_temperature and "temperature" in str(error):
@@ -275,10 +290,19 @@ class BedrockText:
                 else:
                     raise
 
-    def _request(self, params: GenerateParams, with_tools: bool, with_temperature: bool) -> "ConverseRequestTypeDef":
+    def _request(
+        self,
+        params: GenerateParams,
+        image: "ImageBlockTypeDef | None",
+        with_tools: bool,
+        with_temperature: bool,
+    ) -> "ConverseRequestTypeDef":
+        content: list[ContentBlockUnionTypeDef] = [{"text": _sendable(params.prompt)}]
+        if image is not None:
+            content.insert(0, {"image": image})
         request: ConverseRequestTypeDef = {
             "modelId": self._runtime.model_id,
-            "messages": [{"role": "user", "content": [{"text": _sendable(params.prompt)}]}],
+            "messages": [{"role": "user", "content": content}],
             "inferenceConfig": {"maxTokens": params.max_tokens},
         }
         if with_temperature:

@@ -129,6 +129,62 @@ class Chunk(Model):
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
+class StoredSource(Model):
+    """A document that is stored."""
+
+    document_id: str
+    collection: str
+    source: str = Field(description="Its path, its URL or its name.")
+    title: str
+    chunks: int
+    content_hash: str
+    stored_at: AwareDatetime
+
+
+class ListDocumentsParams(Model):
+    user_id: str
+    collection: str | None = Field(default=None, description="Null for all.")
+    limit: int = 100
+    cursor: str | None = None
+
+
+class SourcePage(Model):
+    sources: list[StoredSource] = Field(description="In order of collection and source.")
+    next_cursor: str | None = Field(default=None, description="Give it as cursor to go on; null where this is the end.")
+
+
+class SourceRemoval(Model):
+    user_id: str
+    collection: str | None = Field(description="Null for all.")
+    source: str = Field(description="The source's name, or the document's id.")
+
+
+class SourceRemoved(Model):
+    chunks: int = Field(description="How many chunks were removed; 0 where there is no such source.")
+
+
+class DocumentKey(Model):
+    """Where to begin to read a document."""
+
+    document_id: str
+    user_id: str | None = Field(description="Whose it must be; null for anybody's.")
+    position: int = 0
+
+
+class DocumentChunk(Model):
+    position: int
+    text: str
+    metadata: dict[str, Any]
+
+
+class StoredDocument(StoredSource):
+    """A document and some of its chunks."""
+
+    user_id: str
+    content: list[DocumentChunk] = Field(description="In order; neighbours overlap a little.")
+    next_position: int | None = Field(description="Of the first chunk after these; null where this is the end.")
+
+
 class HybridSearchParams(Model):
     user_id: str
     query: str
@@ -684,31 +740,138 @@ class Generated(Model):
 
 # Ingestion
 
-
-class IngestSourceParams(Model):
-    user_id: str
-    collection: str
-    path: str = Field(description="Absolute path, readable by the worker that runs the activity.")
+SourceStatus = Literal["stored", "unchanged", "skipped", "failed"]
 
 
-class SourceOutcome(Model):
-    source: str
-    chunks: int = Field(default=0, description="Chunks stored; 0 where it was skipped or failed.")
-    skipped: bool = Field(default=False, description="Unchanged since it was last ingested.")
-    error: str | None = None
+class SourceRequest(Model):
+    """What a caller names to be ingested: a path, a URL, or a content with its name."""
+
+    path: str | None = Field(default=None, description="Absolute path of a file or a folder.")
+    url: str | None = Field(default=None, description="Of a page, or of a sitemap.")
+    content: str | None = Field(default=None, description="Name of a content that the server holds.")
+    name: str = Field(default="", description="Of a content: what it is stored as, its file's name.")
+    media_type: str = Field(default="", description="Of a content, as its sender says.")
+    error: str | None = Field(default=None, description="Of a content, what keeps it from being read.")
 
 
 class IngestParams(Model):
     user_id: str
     collection: str = DEFAULT_COLLECTION
-    paths: list[str]
-    done: list[SourceOutcome] = Field(default_factory=list, description="Outcomes carried over continue-as-new.")
+    sources: list[SourceRequest]
+    include: list[str] = Field(default_factory=list, description="Globs of what is taken of folders and sitemaps.")
+    exclude: list[str] = Field(default_factory=list, description="Globs of what is left out of them.")
+    roots: list[str] = Field(default_factory=list, description="Folders and files outside of which no path is read.")
+    files_queue: str | None = Field(default=None, description="Task queue whose workers have the files.")
+    state: "IngestState | None" = Field(default=None, description="Carried over continue-as-new.")
+
+
+class Source(Model):
+    """One document to be ingested, or what is wrong with it already."""
+
+    source: str = Field(description="What it is stored as: its path, its URL or its name.")
+    path: str | None = None
+    url: str | None = None
+    content: str | None = Field(default=None, description="Name of the content that the server holds.")
+    filename: str = Field(default="", description="Of a content or a page; with the media type it tells the format.")
+    media_type: str = ""
+    error: str | None = Field(default=None, description="What keeps it from being read.")
+
+
+class Listing(Model):
+    """A list of sources of any length, which is kept in pages outside the workflow's history."""
+
+    pages: list[str] = Field(description="Names of the contents that hold them, in order.")
+    total: int = Field(description="How many sources there are.")
+
+
+class ContentName(Model):
+    name: str
+
+
+class ContentNames(Model):
+    names: list[str]
+
+
+class SourceList(Model):
+    sources: list[Source]
+
+
+class SourceParams(Model):
+    """One source on its way into a collection."""
+
+    user_id: str
+    collection: str
+    source: Source
+    roots: list[str]
+
+
+class SourceLook(Model):
+    """What a source is, before it is read in."""
+
+    content_hash: str = Field(default="", description="Of its content, and of the way it is chunked.")
+    is_image: bool = False
+    outcome: "SourceOutcome | None" = Field(default=None, description="Where nothing is left to do.")
+
+
+class IngestSourceParams(SourceParams):
+    description: str | None = Field(default=None, description="What an image shows.")
+
+
+class SourceOutcome(Model):
+    source: str
+    status: SourceStatus
+    reason: str | None = Field(
+        default=None, description="Why it failed or was skipped. What was stored of it before, if anything, still is."
+    )
+    chunks: int = Field(default=0, description="Chunks stored now.")
+    document_id: str | None = Field(default=None, description="Read it as the resource document://{document_id}.")
 
 
 class IngestResult(Model):
-    sources: list[SourceOutcome]
+    stored: int = Field(default=0, description="Sources whose chunks were stored.")
+    chunks: int = Field(default=0, description="Chunks of those.")
+    unchanged: int = Field(default=0, description="Sources that are stored already as they are.")
+    skipped: int = Field(default=0, description="Sources that nothing here can read: the reason says what can.")
+    failed: int = Field(default=0, description="Sources that can't be read or stored, each for a reason of its own.")
+    sources: list[SourceOutcome] = Field(
+        default_factory=list, description="What became of each; of many, the failed and skipped ones before others."
+    )
+
+
+class IngestState(Model):
+    """How far an ingestion has come."""
+
+    listing: Listing
+    page: int = Field(description="Which page is being worked on.")
+    taken: int = Field(description="How many sources of that page have been taken up.")
+    result: IngestResult
 
 
 class IngestProgress(Model):
-    total: int
+    total: int | None = Field(description="How many sources there are; null until they are listed.")
     done: int
+
+
+# Images
+
+
+class ImageParams(Model):
+    """An image to be prepared for a vision model."""
+
+    source: Source
+    roots: list[str] = Field(default_factory=list)
+    files_queue: str | None = None
+
+
+class PreparedImage(Model):
+    """An image as a vision model takes it."""
+
+    content: str = Field(description="Name of the content that holds it.")
+    media_type: Literal["image/png", "image/jpeg"]
+    width: int
+    height: int
+
+
+class ImageDescription(Model):
+    text: str | None = Field(description="What it shows, or the text in it; null where nobody here can tell.")
+    reason: str = Field(default="", description="Why nobody can.")

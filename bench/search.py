@@ -25,7 +25,8 @@ from typing import NamedTuple
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
-from activities.documents import MARKDOWN_SUFFIXES, chunk_text
+from activities.chunking import split
+from activities.formats import parse
 from mcp_server.demo import CORPUS, embedded_environment
 from mcp_server.local.stack import leased
 
@@ -34,6 +35,8 @@ QUESTIONS = Path(__file__).with_name("search_questions.jsonl")
 WEIGHTS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0)
 """Of the vector leg: 0 is the keyword leg alone, 1 the vector leg alone."""
 DEPTH = 10
+CHUNKING = (200, 20)
+"""The defaults of CHUNK_TOKENS and CHUNK_OVERLAP_TOKENS."""
 CALLS_AT_ONCE = 4
 
 
@@ -88,7 +91,7 @@ def count_relevant(questions: Sequence[Question], documents: Sequence[Path]) -> 
         ValueError: naming the questions that none answers, since a package's new version no longer has the phrase.
     """
     chunks = {
-        document.stem: chunk_text(document.read_text(encoding="utf-8"), document.suffix in MARKDOWN_SUFFIXES)
+        document.stem: [piece.text for piece in split(parse(document.read_bytes(), document.suffix), *CHUNKING)]
         for document in documents
     }
     counts = [sum(one.gain(one.source, text) for text in chunks[one.source]) for one in questions]

@@ -63,16 +63,53 @@ def build_parser() -> argparse.ArgumentParser:
     ingest = commands.add_parser(
         "ingest",
         help="put documents into the store",
-        description="Chunk, embed and store text and Markdown files, and those in folders. Unchanged files are "
-        "skipped; a changed one replaces its old chunks.",
-        epilog="example: durable-context ingest notes/ handbook.md --user-id alice --collection work",
+        description="Read, chunk, embed and store documents: files, those in folders, web pages, and the pages of "
+        "sitemaps. Unchanged ones are skipped; a changed one replaces its old chunks. It may be interrupted and run "
+        "again: it goes on where it was.",
+        epilog="example: durable-context ingest notes/ handbook.pdf https://example.com/ --exclude 'drafts/**'",
     )
-    ingest.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file, or a folder to look through")
     ingest.add_argument(
-        "--user-id", type=_name, metavar="NAME", help="whose documents they are (default: DEFAULT_USER_ID)"
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="a file, a folder to look through, the URL of a page, or that of a sitemap (ending in .xml)",
     )
+    ingest.add_argument(
+        "--include", action="append", default=[], metavar="GLOB", help="of folders and sitemaps, take only what fits"
+    )
+    ingest.add_argument(
+        "--exclude", action="append", default=[], metavar="GLOB", help="of folders and sitemaps, leave out what fits"
+    )
+    _add_owner(ingest)
     ingest.add_argument("--collection", type=_name, metavar="NAME", default="documents", help="default: documents")
     ingest.set_defaults(run=_ingest)
+
+    documents = commands.add_parser(
+        "documents",
+        help="list and remove what was ingested",
+        description="List a user's documents, or remove some.",
+        epilog="example: durable-context documents list --collection work",
+    )
+    actions = documents.add_subparsers(title="actions", metavar="ACTION", required=True)
+    listing = actions.add_parser(
+        "list",
+        help="list documents",
+        description="A line for each document: its id, when it was stored, how many chunks it has, its collection and "
+        "its source.",
+        epilog="example: durable-context documents list --user-id alice",
+    )
+    listing.set_defaults(run=_list_documents)
+    removing = actions.add_parser(
+        "remove",
+        help="remove documents",
+        description="Remove documents with all of their chunks, by source or id as `documents list` shows them.",
+        epilog="example: durable-context documents remove https://example.com/ --collection work",
+    )
+    removing.add_argument("sources", nargs="+", metavar="SOURCE", help="a path, a URL, a name, or a document's id")
+    removing.set_defaults(run=_remove_documents)
+    for action in (listing, removing):
+        _add_owner(action)
+        action.add_argument("--collection", type=_name, metavar="NAME", help="default: all of the user's")
 
     index = commands.add_parser(
         "index",
@@ -126,6 +163,12 @@ def build_parser() -> argparse.ArgumentParser:
     token.add_argument("user", type=_token_user, metavar="USER", help="the user that the token stands for")
     token.set_defaults(run=_token)
     return parser
+
+
+def _add_owner(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--user-id", type=_name, metavar="NAME", help="whose documents they are (default: DEFAULT_USER_ID)"
+    )
 
 
 def _port(text: str) -> int:
@@ -191,7 +234,28 @@ def _ingest(options: argparse.Namespace) -> int:
     from mcp_server.ingest import ingest
 
     settings = load_settings()
-    return asyncio.run(ingest(settings, options.paths, options.user_id or settings.default_user_id, options.collection))
+    user_id = options.user_id or settings.default_user_id
+    return asyncio.run(ingest(settings, options.sources, options.include, options.exclude, user_id, options.collection))
+
+
+def _list_documents(options: argparse.Namespace) -> int:
+    from mcp_server.documents import list_documents
+
+    settings = load_settings()
+    return asyncio.run(list_documents(settings, options.user_id or settings.default_user_id, options.collection))
+
+
+def _remove_documents(options: argparse.Namespace) -> int:
+    from mcp_server.documents import remove_documents
+
+    settings = load_settings()
+    user_id = options.user_id or settings.default_user_id
+    return asyncio.run(remove_documents(settings, _as_stored(options.sources), user_id, options.collection))
+
+
+def _as_stored(sources: list[str]) -> list[str]:
+    """Sources as they are stored: a path that exists here is absolute."""
+    return [str(Path(source).resolve()) if Path(source).exists() else source for source in sources]
 
 
 def _index(options: argparse.Namespace) -> int:

@@ -1,14 +1,19 @@
-"""The resources: is everything well, and how is the server set up?"""
+"""The resources: is everything well, how is the server set up, and what does a document say?"""
 
 import json
+from typing import Any
 
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ResourceError
+
+from activities.models import DocumentKey
 from mcp_server.health import check_engine, check_store, check_web_search
-from mcp_server.runtime import Runtime
+from mcp_server.runtime import CallError, Runtime
 from mcp_server.server import DurableContextServer
 
 
 def register(server: DurableContextServer) -> None:
-    """Publish `health://status` and `config://settings`."""
+    """Publish `health://status`, `config://settings` and `document://{document_id}`."""
 
     @server.resource("health://status", title="Health", mime_type="application/json")
     async def status() -> str:
@@ -19,6 +24,21 @@ def register(server: DurableContextServer) -> None:
     def settings() -> str:
         """Every setting in force, with secrets redacted."""
         return json.dumps(server.runtime.settings.redacted())
+
+    @server.resource("document://{document_id}{?position}", title="Document", mime_type="application/json")
+    async def document(ctx: Context[Any, Any], document_id: str, position: int = 0) -> str:
+        """An ingested document and its chunks, by the document_id that search hits and ingestion name.
+
+        A long one comes in parts: next_position says where the next begins.
+        """
+        from workflows.documents import DocumentReadWorkflow
+
+        owner = server.authenticated(ctx.request_context.request)
+        try:
+            key = DocumentKey(document_id=document_id, user_id=owner, position=max(0, position))
+            return json.dumps(await server.runtime.run(DocumentReadWorkflow, key, "read_document"), ensure_ascii=False)
+        except CallError as error:
+            raise ResourceError(str(error)) from None
 
 
 async def health_report(runtime: Runtime) -> dict[str, object]:

@@ -6,6 +6,7 @@ import functools
 import importlib
 import logging
 import time
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from activities.bedrock import BedrockEmbeddings, BedrockText
     from activities.store.atlas import AtlasStore
     from activities.store.base import OpenedStore
+    from activities.store.contents import Contents
     from mcp_server.local.stack import Addresses, Piece
 
 # Temporal, boto3 and the store are imported inside functions: a client is answered before they have loaded.
@@ -52,6 +54,7 @@ class Parts:
     embeddings: "BedrockEmbeddings"
     text: "BedrockText"
     store: "OpenedStore"
+    contents: "Contents"
 
 
 def build_embeddings(settings: Settings, endpoint: str | None) -> "BedrockEmbeddings":
@@ -81,6 +84,14 @@ def build_text(settings: Settings, endpoint: str | None) -> "BedrockText":
     return BedrockText(settings.llm_model_id, settings.aws_region, endpoint if settings.text_is_local else None)
 
 
+def build_vision(settings: Settings) -> "BedrockText | None":
+    """What describes images; None where no model does."""
+    from activities.bedrock import BedrockText
+
+    model_id = settings.described_by
+    return BedrockText(model_id, settings.aws_region, None, "VISION_MODEL_ID") if model_id else None
+
+
 def build_atlas(settings: Settings) -> "AtlasStore":
     """The store in MongoDB Atlas; nothing is connected yet."""
     from activities.store.atlas import AtlasStore
@@ -108,10 +119,22 @@ def build_store(settings: Settings, embeddings: "BedrockEmbeddings") -> "OpenedS
     return OpenedStore(SqliteStore(settings.store_path), embeddings.model)
 
 
+def build_contents(settings: Settings) -> "Contents":
+    """What holds contents that don't travel through histories: GridFS in Atlas, or a folder."""
+    if settings.mongodb_uri is not None:
+        from activities.store.atlas import AtlasContents
+
+        return AtlasContents(settings.mongodb_uri.get_secret_value(), settings.db_name, settings.collection_names)
+    from activities.store.contents import FileContents
+
+    return FileContents(settings.contents_path)
+
+
 def build_parts(settings: Settings, endpoint: str | None) -> Parts:
     """All of them. Arguments and errors as for `build_embeddings`."""
     embeddings = build_embeddings(settings, endpoint)
-    return Parts(embeddings, build_text(settings, endpoint), build_store(settings, embeddings))
+    store = build_store(settings, embeddings)
+    return Parts(embeddings, build_text(settings, endpoint), store, build_contents(settings))
 
 
 def build_activities(settings: Settings, parts: Parts) -> list[object]:
@@ -119,10 +142,14 @@ def build_activities(settings: Settings, parts: Parts) -> list[object]:
     from activities.bedrock import BedrockActivities
     from activities.cache import CacheActivities, default_threshold
     from activities.documents import DocumentActivities
+    from activities.fetch import WebClient
     from activities.forget import ForgetActivities, default_likeness
+    from activities.images import ImageActivities
     from activities.memory import MemoryActivities
+    from activities.reading import Reader
     from activities.reembed import ReembedActivities
     from activities.search import SearchActivities
+    from activities.sources import SourceReader
     from activities.summaries import SummaryActivities
     from activities.web import WebActivities
 
@@ -130,11 +157,18 @@ def build_activities(settings: Settings, parts: Parts) -> list[object]:
     if threshold is None:
         threshold = default_threshold(parts.embeddings.model.model_id)
     key = settings.tavily_api_key
+    contents = parts.contents
+    sources = SourceReader(contents, settings.ingest_max_bytes)
+    reader = Reader(settings.chunk_tokens, settings.chunk_overlap_tokens)
+    web = WebClient(settings.fetch_allowed_networks, settings.ingest_max_bytes)
+    vision = build_vision(settings)
+    describer = vision.model_id if vision else ""
     return [
         BedrockActivities(parts.embeddings),
         CacheActivities(parts.store, threshold),
-        DocumentActivities(parts.store, parts.embeddings),
+        DocumentActivities(parts.store, contents, parts.embeddings, sources, reader, web, describer),
         ForgetActivities(parts.store, default_likeness(parts.embeddings.model.model_id)),
+        ImageActivities(sources, contents, reader, vision, settings.image_max_side),
         MemoryActivities(parts.store, parts.text, settings.memory_budget),
         ReembedActivities(parts.store.unopened, parts.embeddings),
         SearchActivities(parts.store),
@@ -230,6 +264,7 @@ class Runtime:
         self.addresses: Addresses | None = None
         self.parts: Parts | None = None
         self._client: Client | None = None
+        self._contents: Contents | None = None
         self._loading: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
         self._refused = False
@@ -247,6 +282,13 @@ class Runtime:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+    @property
+    def contents(self) -> "Contents":
+        """Where contents are kept that don't travel through histories; also without a worker here."""
+        if self._contents is None:
+            self._contents = build_contents(self.settings)
+        return self._contents
 
     @property
     def connected(self) -> "Client | None":
@@ -339,13 +381,19 @@ class Runtime:
             from workflows.worker import build_worker
 
             client = await connect(self.settings, addresses.temporal if addresses else None)
-            finished: asyncio.Task[None] | None = None
+            running: list[asyncio.Task[None]] = []
             if self.run_worker:
                 self.parts = parts = build_parts(self.settings, addresses.models if addresses else None)
                 stack.push_async_callback(parts.store.close)
-                worker = build_worker(client, self.settings.temporal_task_queue, build_activities(self.settings, parts))
-                finished = asyncio.create_task(worker.run())
-                stack.push_async_callback(_stop_worker, worker, finished)
+                stack.push_async_callback(parts.contents.close)
+                activities = build_activities(self.settings, parts)
+                queues = [self.settings.temporal_task_queue]
+                if self.settings.ingest_roots:
+                    queues.append(self.settings.files_queue)
+                for queue in queues:
+                    worker = build_worker(client, queue, activities)
+                    running.append(asyncio.create_task(worker.run()))
+                    stack.push_async_callback(_stop_worker, worker, running[-1])
             self._client = client
             self.problem = None
             self._settled.set()
@@ -353,15 +401,16 @@ class Runtime:
             if self.parts is not None and self.verify_store:
                 verifying = asyncio.create_task(_verify(self.parts.store))
                 stack.callback(verifying.cancel)
-            waits = [asyncio.create_task(moved.wait())] + ([finished] if finished else [])
+            waiting = asyncio.create_task(moved.wait())
             try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([waiting, *running], return_when=asyncio.FIRST_COMPLETED)
                 self._settled.clear()
                 self.problem = "The workflow engine is restarting. Try again in a moment."
-                if finished is not None and finished.done():
-                    await finished
+                for finished in running:
+                    if finished.done():
+                        await finished
             finally:
-                waits[0].cancel()
+                waiting.cancel()
 
     def describe(self) -> list[str]:
         """One phrase for each piece: which it is, and why."""
@@ -425,6 +474,31 @@ class Runtime:
             if self.problem is not None:
                 raise CallError(self.problem, workflow_id if tried else None) from None
             raise CallError(f"{_unreachable(self.settings)} {_MAYBE_STARTED}", workflow_id) from None
+
+    async def run(self, workflow: Any, params: "BaseModel", name: str) -> Any:
+        """Run a workflow that belongs to no tool call; answer its result as JSON values.
+
+        Args:
+            workflow: The workflow class.
+            params: Its argument.
+            name: With which its id begins.
+
+        Raises:
+            CallError: for what went wrong, worded for the caller.
+        """
+        from temporalio.client import WorkflowFailureError
+
+        workflow_id = f"{name}-{uuid.uuid4().hex}"
+        deadline = time.monotonic() + self.settings.call_timeout_seconds
+        try:
+            async with asyncio.timeout(self.settings.call_timeout_seconds):
+                await self.loaded()
+                await self.start(workflow, params, workflow_id, {}, deadline)
+                return await self.result(workflow_id)
+        except WorkflowFailureError as error:
+            raise CallError(explain_failure(error), workflow_id) from None
+        except TimeoutError:
+            raise CallError("It takes longer than CALL_TIMEOUT_SECONDS. Try again later.", workflow_id) from None
 
     async def handle(self, workflow_id: str) -> "WorkflowHandle[Any, Any]":
         """A workflow by its id.

@@ -1,7 +1,10 @@
 """Every option, documented once: environment variables, or lines of a `.env` file in the working folder."""
 
+import hashlib
 import json
 import re
+import socket
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -97,6 +100,39 @@ class Settings(BaseSettings):
         description="Text model: the local extractive one, or any model that Bedrock's Converse API serves.",
     )
 
+    vision_model_id: str | None = Field(
+        default=None,
+        description="Model on Bedrock that describes images; by default LLM_MODEL_ID where that is on Bedrock.",
+    )
+
+    chunk_tokens: int = Field(
+        default=200,
+        ge=32,
+        le=4000,
+        description="Length of a document's chunks, at most, in tokens of the local embedding model's tokenizer.",
+    )
+    chunk_overlap_tokens: int = Field(
+        default=20, ge=0, description="How many of them a chunk shares with the one before it."
+    )
+    ingest_roots: Annotated[list[Path], NoDecode] = Field(
+        default_factory=list,
+        description="Comma-separated folders of which ingest_documents may read files, over stdio; by default none.",
+    )
+    ingest_max_bytes: int = Field(
+        default=50 * 1024 * 1024, ge=1, le=1024**3, description="Size of a file or page beyond which it is refused."
+    )
+    image_max_side: int = Field(
+        default=1568,
+        ge=64,
+        le=8000,
+        description="Pixels of the longer side to which an image is shrunk before a model sees it.",
+    )
+    fetch_allowed_networks: Annotated[list[IPv4Network | IPv6Network], NoDecode] = Field(
+        default_factory=list,
+        description="Comma-separated networks, such as 10.1.0.0/16, from which pages may be fetched although they "
+        "aren't public.",
+    )
+
     tavily_api_key: SecretStr | None = Field(default=None, description="Key of Tavily, for search_web.")
     tavily_base_url: str = Field(
         default="https://api.tavily.com", description="Address of Tavily, or of a proxy to it."
@@ -128,7 +164,9 @@ class Settings(BaseSettings):
         default_factory=list, description="Comma-separated Origin headers accepted over HTTP besides loopback."
     )
 
-    @field_validator("auth_tokens", "allowed_hosts", "allowed_origins", mode="before")
+    @field_validator(
+        *("auth_tokens", "allowed_hosts", "allowed_origins", "ingest_roots", "fetch_allowed_networks"), mode="before"
+    )
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -177,12 +215,37 @@ class Settings(BaseSettings):
         if len(set(names.values())) < len(names):
             raise ValueError(
                 "DOCUMENTS_COLLECTION, CONVERSATIONS_COLLECTION, MEMORY_NODES_COLLECTION and CACHE_COLLECTION must "
-                "differ, also from the names that the store makes of them by adding _sources, _contexts, _summaries "
-                "and _users"
+                "differ, also from the names that the store makes of them by adding _sources, _staged, _contents, "
+                "_contexts, _summaries and _users"
             )
         for external in self.external_collections:
             if external.name in {f"{self.db_name}.{name}" for name in names.values()}:
                 raise ValueError(f"EXTERNAL_COLLECTIONS: {external.name} is the store's own")
+        return self
+
+    @field_validator("ingest_roots")
+    @classmethod
+    def _are_folders(cls, value: list[Path]) -> list[Path]:
+        try:
+            folders = [folder.expanduser() for folder in value]
+        except RuntimeError:
+            raise ValueError("its user has no home folder") from None
+        if not all(folder.is_absolute() for folder in folders):
+            raise ValueError("must be absolute paths, separated by commas")
+        return folders
+
+    @model_validator(mode="after")
+    def _chunks_fit(self) -> Self:
+        if self.chunk_overlap_tokens * 2 > self.chunk_tokens:
+            raise ValueError("CHUNK_OVERLAP_TOKENS must be at most half of CHUNK_TOKENS")
+        if self.embeddings_are_local and self.chunk_tokens > 500:
+            raise ValueError("CHUNK_TOKENS must be at most 500 with the local embedding model, which reads no more")
+        return self
+
+    @model_validator(mode="after")
+    def _vision_is_remote(self) -> Self:
+        if self.vision_model_id is not None and self.vision_model_id.startswith("local."):
+            raise ValueError("VISION_MODEL_ID must be a model on Bedrock; no local one sees images")
         return self
 
     @field_validator("durable_context_home")
@@ -240,6 +303,21 @@ class Settings(BaseSettings):
         return self.durable_context_home / "store.db"
 
     @property
+    def contents_path(self) -> Path:
+        return self.durable_context_home / "contents"
+
+    @property
+    def described_by(self) -> str | None:
+        """Which model describes images; None where there is none."""
+        return self.vision_model_id or (None if self.text_is_local else self.llm_model_id)
+
+    @property
+    def files_queue(self) -> str:
+        """Task queue of the processes that have this machine's files and this store."""
+        place = hashlib.sha256(f"{socket.gethostname()}\0{self.store_name}".encode()).hexdigest()[:16]
+        return f"{self.temporal_task_queue}-files-{place}"
+
+    @property
     def logs(self) -> Path:
         return self.durable_context_home / "logs"
 
@@ -270,6 +348,7 @@ class Settings(BaseSettings):
         shown["tavily_base_url"] = self.shown_tavily_url
         shown["embedding_model_id"] = self.shown_embedding_model
         shown["llm_model_id"] = self.shown_text_model
+        shown["vision_model_id"] = self.vision_model_id and self.vision_model_id.rsplit("/", 1)[-1]
         return {name.upper(): value for name, value in shown.items()}
 
 

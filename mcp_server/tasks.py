@@ -21,6 +21,7 @@ import anyio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.extension import Extension, MethodBinding, RequestHandler
 from mcp.server.lowlevel.server import Server
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.server import require_client_extension
 from mcp.server.session import ServerSession
 from mcp.shared.exceptions import MCPError
@@ -289,26 +290,47 @@ class Tasks(Extension):
             params: Its argument.
         """
         call, settings = self._call.get(), self._runtime.settings
-        arguments = hashlib.sha256(f"{tool}\0{params.model_dump_json()}".encode()).hexdigest()
-        name = uuid.uuid4().hex
-        if call.key is not None:
-            name = hashlib.sha256(
-                json.dumps([settings.temporal_task_queue, call.owner, tool, call.key]).encode()
-            ).hexdigest()[:32]
-        workflow_id = f"{tool}-{name}"
-        memo = {"task": {"tool": tool, "owner": call.owner, "arguments": arguments}}
+        workflow_id, memo = self._identify(call, tool, params)
         deadline = time.monotonic() + settings.call_timeout_seconds
         try:
             async with self._cancelled_with(call, workflow_id):
                 handle = await self._runtime.start(workflow, params, workflow_id, memo, deadline)
                 if call.key is not None:
-                    await self._check_same(call, workflow_id, arguments)
+                    await self._check_same(call, workflow_id, memo["task"]["arguments"])
                 return await self._await(call, handle, deadline)
         except CallError as error:
             return error_of(str(error), error.workflow_id)
 
+    def _identify(self, call: _Call, tool: str, params: BaseModel) -> tuple[str, dict[str, Any]]:
+        """The id and the memo of the workflow that a call runs."""
+        arguments = hashlib.sha256(f"{tool}\0{params.model_dump_json()}".encode()).hexdigest()
+        memo = {"task": {"tool": tool, "owner": call.owner, "arguments": arguments}}
+        return f"{tool}-{self._name(call, tool)}", memo
+
+    def _name(self, call: _Call, *parts: str) -> str:
+        """A name for something of a call: the same for calls of the same idempotency key."""
+        if call.key is None:
+            return uuid.uuid4().hex
+        key = [self._runtime.settings.temporal_task_queue, call.owner, *parts, call.key]
+        return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+
+    async def hold(self, content: bytes) -> str:
+        """Keep what is too large for a history where the present call's workflow finds it; answer its name.
+
+        Raises:
+            ToolError: where there is no room for it, or it can't be reached.
+        """
+        from temporalio.exceptions import ApplicationError
+
+        name = self._name(self._call.get(), "content", hashlib.sha256(content).hexdigest())
+        try:
+            await self._runtime.contents.put(name, content)
+        except ApplicationError as error:
+            raise ToolError(error.message) from None
+        return name
+
     async def _check_same(self, call: _Call, workflow_id: str, arguments: str) -> None:
-        state = await self._state_of(call, workflow_id)
+        state = await self._state_of(call.owner, workflow_id)
         if state.memo["task"]["arguments"] != arguments:
             raise CallError(f"_meta: {IDEMPOTENCY_KEY} was used for other arguments. Give every new call a new key.")
 
@@ -316,7 +338,7 @@ class Tasks(Extension):
         """Go on with a call whose client was asked something and has called again with what it was told."""
         deadline = time.monotonic() + self._runtime.settings.call_timeout_seconds
         try:
-            await self._state_of(call, task_id)
+            await self._state_of(call.owner, task_id)
             await self._tell(task_id, responses)
             handle = await self._runtime.handle(task_id)
             async with self._cancelled_with(call, task_id):
@@ -352,7 +374,7 @@ class Tasks(Extension):
                 if done:
                     return result.result()
                 try:
-                    state = await self._state_of(call, handle.id)
+                    state = await self._state_of(call.owner, handle.id)
                 except CallError as error:
                     # Nothing can be said of the work now, but that it was begun.
                     if time.monotonic() >= deadline:
@@ -451,23 +473,25 @@ class Tasks(Extension):
         )
 
     async def _get(self, ctx: ServerRequestContext[Any, Any], params: _TaskParams) -> HandlerResult:
-        state = await self._state_of(await self._enter(ctx, params), params.task_id)
+        call = await self._enter(ctx, params)
+        state = await self._state_of(call.owner, params.task_id)
         return {"resultType": "complete"} | state.wire()
 
     async def _update(self, ctx: ServerRequestContext[Any, Any], params: _UpdateParams) -> HandlerResult:
         call = await self._enter(ctx, params)
-        state = await self._state_of(call, params.task_id)
+        state = await self._state_of(call.owner, params.task_id)
         told = state.requests.keys() & params.input_responses.keys()
         await self._tell(params.task_id, params.input_responses)
         # The signal isn't lost any more. Mostly the workflow takes it at once, and the next tasks/get can say so.
         deadline = time.monotonic() + TOLD_SECONDS
         while told & state.requests.keys() and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-            state = await self._state_of(call, params.task_id)
+            state = await self._state_of(call.owner, params.task_id)
         return {"resultType": "complete"}
 
     async def _end(self, ctx: ServerRequestContext[Any, Any], params: _TaskParams) -> HandlerResult:
-        await self._state_of(await self._enter(ctx, params), params.task_id)
+        call = await self._enter(ctx, params)
+        await self._state_of(call.owner, params.task_id)
         await self._cancel(params.task_id)
         return {"resultType": "complete"}
 
@@ -502,7 +526,7 @@ class Tasks(Extension):
             agreed: dict[str, dict[str, Any]] = {}
             for task_id in task_ids:
                 with contextlib.suppress(MCPError, CallError):
-                    agreed[task_id] = (await self._state_of(call, task_id)).wire()
+                    agreed[task_id] = (await self._state_of(call.owner, task_id)).wire()
             session = _ListenedSession(ctx.session, list(agreed))
             watching = asyncio.create_task(self._watch(call, session, agreed))
             try:
@@ -532,7 +556,7 @@ class Tasks(Extension):
             await asyncio.sleep(POLL_SECONDS)
             for task_id in list(seen):
                 try:
-                    seen[task_id] = (await self._state_of(call, task_id)).wire()
+                    seen[task_id] = (await self._state_of(call.owner, task_id)).wire()
                 except CallError:
                     continue
                 except MCPError:
@@ -546,13 +570,10 @@ class Tasks(Extension):
         Raises:
             MCPError: as `tasks/get`.
         """
-        state = await self._state_of(self._call.get(), task_id)
-        result = state.result
-        if result is not None and result.is_error:
-            return result
-        content = result.structured_content if result is not None else None
-        task = TaskResult(task_id=task_id, status=state.status, message=state.message, result=content)
-        return result_of(task.model_dump(mode="json"), task_id)
+        state = await self._state_of(self._call.get().owner, task_id)
+        if state.result is not None and state.result.is_error:
+            return state.result
+        return result_of(self._shown(state).model_dump(mode="json"), task_id)
 
     async def cancel(self, task_id: str) -> CallToolResult:
         """Ask a task of the present call's user to end.
@@ -560,22 +581,61 @@ class Tasks(Extension):
         Raises:
             MCPError: as `tasks/cancel`.
         """
-        await self._state_of(self._call.get(), task_id)
+        await self._state_of(self._call.get().owner, task_id)
         await self._cancel(task_id)
         return await self.status(task_id)
 
+    # The same for what isn't MCP
+
+    async def begin(self, owner: str | None, tool: str, workflow: Any, params: BaseModel) -> str:
+        """Start what a call of a tool would; answer the id of its task.
+
+        Args:
+            owner: The authenticated user; None where there is none.
+            tool: Its name, with which the workflow's id begins.
+            workflow: The workflow class.
+            params: Its argument.
+
+        Raises:
+            CallError: saying which piece is missing and what to do.
+        """
+        await self._runtime.loaded()
+        task_id = f"{tool}-{uuid.uuid4().hex}"
+        memo = {"task": {"tool": tool, "owner": owner, "arguments": ""}}
+        deadline = time.monotonic() + self._runtime.settings.call_timeout_seconds
+        await self._runtime.start(workflow, params, task_id, memo, deadline)
+        return task_id
+
+    async def stands(self, owner: str | None, task_id: str) -> TaskResult:
+        """How a task of a user's stands. What its work failed with is its message.
+
+        Raises:
+            MCPError: where the user has no such task.
+            CallError: saying which piece is missing and what to do.
+        """
+        await self._runtime.loaded()
+        return self._shown(await self._state_of(owner, task_id))
+
+    @staticmethod
+    def _shown(state: _State) -> TaskResult:
+        task = TaskResult(task_id=state.task_id, status=state.status, message=state.message)
+        if state.result is not None and state.result.is_error:
+            [said] = state.result.content
+            return task.model_copy(update={"status": "failed", "message": cast(TextContent, said).text})
+        content = state.result.structured_content if state.result is not None else None
+        return task.model_copy(update={"result": content})
+
     # Workflows
 
-    async def _state_of(self, call: _Call, task_id: str) -> _State:
-        """A task as it stands, if the user of a call may know of it.
+    async def _state_of(self, owner: str | None, task_id: str) -> _State:
+        """A task as it stands, if its user may know of it; None may know of all.
 
         Raises:
             MCPError: otherwise, and where there is none.
         """
         description = await self._runtime.described(task_id)
         memo = await description.memo() if description is not None else {}
-        owner = memo.get("task", {}).get("owner")
-        if description is None or "task" not in memo or call.owner not in (None, owner):
+        if description is None or "task" not in memo or owner not in (None, memo["task"].get("owner")):
             raise unknown_task()
         return await self._state(description, memo)
 

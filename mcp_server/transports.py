@@ -137,7 +137,7 @@ def transport_security(settings: Settings, host: str) -> "TransportSecuritySetti
 
 
 def build_http_app(server: "DurableContextServer", host: str) -> "ASGIApp":
-    """The ASGI application: `/mcp`, and `GET /health` for whoever supervises the process.
+    """The ASGI application: `/mcp`, `/upload`, and `GET /health` for whoever supervises the process.
 
     Raises:
         SettingsError: where `host` reaches beyond this machine and there are no tokens.
@@ -149,6 +149,7 @@ def build_http_app(server: "DurableContextServer", host: str) -> "ASGIApp":
 
     from mcp_server.auth import StaticTokenVerifier, load_tokens
     from mcp_server.resources import health_report
+    from mcp_server.upload import Uploads
 
     tokens = load_tokens(server.runtime.settings)
     if host not in LOOPBACK_HOSTS and not tokens:
@@ -163,9 +164,9 @@ def build_http_app(server: "DurableContextServer", host: str) -> "ASGIApp":
         return JSONResponse({"status": status}, status_code=200 if status == "ok" else 503)
 
     server.custom_route("/health", methods=["GET"])(health)
-    app: ASGIApp = server.streamable_http_app(
-        host=host, transport_security=transport_security(server.runtime.settings, host)
-    )
+    security = transport_security(server.runtime.settings, host)
+    Uploads(server, security).register()
+    app: ASGIApp = server.streamable_http_app(host=host, transport_security=security)
     if not tokens:
         return app
     guarded = RequireAuthMiddleware(app, required_scopes=[])

@@ -9,7 +9,7 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from activities.models import EMBEDDED, EmbeddingModel, ReembedCollectionParams, Reembedding
     from activities.reembed import ReembedActivities
-    from workflows.steps import DURABLY
+    from workflows.steps import DURABLY, HEARTBEAT
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -49,6 +49,6 @@ async def _durably(method: Callable[[ReembedActivities, Argument], Awaitable[Res
         argument,
         # Heartbeats tell whether it is alive; this only has to be longer than any store takes.
         start_to_close_timeout=timedelta(days=30),
-        heartbeat_timeout=timedelta(seconds=10),
+        heartbeat_timeout=HEARTBEAT,
         retry_policy=DURABLY,
     )

@@ -21,6 +21,9 @@ READ_GIVE_UP = timedelta(seconds=40)
 WRITE_GIVE_UP = timedelta(days=7)
 """How long a write is tried: it is done once the missing piece returns."""
 
+HEARTBEAT = timedelta(seconds=10)
+"""After how long without a word a long activity goes to another worker."""
+
 _AT_ONCE = RetryPolicy(
     initial_interval=timedelta(milliseconds=50), maximum_interval=timedelta(milliseconds=500), maximum_attempts=3
 )

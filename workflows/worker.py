@@ -10,8 +10,14 @@ from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from workflows.cache import CacheInvalidationWorkflow, CacheStorageWorkflow, SemanticCacheCheckWorkflow
-from workflows.documents import DataIngestionWorkflow
+from workflows.documents import (
+    DataIngestionWorkflow,
+    DocumentListWorkflow,
+    DocumentReadWorkflow,
+    DocumentRemovalWorkflow,
+)
 from workflows.forget import ForgetWorkflow
+from workflows.images import ImageProcessingWorkflow
 from workflows.memory import (
     MemoryListWorkflow,
     MemoryPinWorkflow,
@@ -33,8 +39,12 @@ WORKFLOWS: list[type[Any]] = [
     CacheInvalidationWorkflow,
     CacheStorageWorkflow,
     DataIngestionWorkflow,
+    DocumentListWorkflow,
+    DocumentReadWorkflow,
+    DocumentRemovalWorkflow,
     ForgetWorkflow,
     HybridSearchWorkflow,
+    ImageProcessingWorkflow,
     MemoryListWorkflow,
     MemoryPinWorkflow,
     MemoryRetrievalWorkflow,

@@ -24,11 +24,14 @@ import pymongo
 from bson.binary import Binary
 from bson.codec_options import CodecOptions
 from bson.errors import BSONError
+from bson.objectid import ObjectId
+from gridfs.errors import NoFile
 from motor.motor_asyncio import (
     AsyncIOMotorClient,
     AsyncIOMotorClientSession,
     AsyncIOMotorCollection,
     AsyncIOMotorDatabase,
+    AsyncIOMotorGridFSBucket,
 )
 from pymongo import ReadPreference, ReturnDocument, UpdateOne
 from pymongo.errors import (
@@ -49,6 +52,7 @@ from activities.models import (
     CacheScope,
     Chunk,
     ConversationMessage,
+    DocumentChunk,
     DocumentQuery,
     EmbeddingModel,
     ExternalCollection,
@@ -72,6 +76,9 @@ from activities.models import (
     Reembedding,
     RelatedMessage,
     SearchHit,
+    SourcePage,
+    StoredDocument,
+    StoredSource,
     Summary,
 )
 from activities.store import atlas_forget, atlas_messages, atlas_reembed, atlas_summaries
@@ -96,10 +103,15 @@ from activities.store.base import (
     CACHE_CANDIDATES,
     UNSCOPED,
     check_chunks,
+    document_id,
     metadata_json,
     mismatch,
+    page_of,
+    read_cursor,
+    title_of,
     unknown_collection,
 )
+from activities.store.contents import check_content_name, chunks_of
 from activities.store.filters import Condition, Group, Node, parse_filter
 from activities.store.forgetting import LOOKED_AT, meant
 from activities.store.times import micros, moment
@@ -117,9 +129,13 @@ CONFLICT_SECONDS = 8.0
 """How long a transaction that met another one is tried again before Temporal does."""
 TRANSACTION_SECONDS = 60.0
 """How long a transaction over a whole source may take: MongoDB itself ends one that takes longer."""
+CONTENT_CONNECTIONS = 8
+"""Most commands at once about contents."""
 RECENT_SECONDS = 60.0
 """For how long a record is looked at besides the search indexes, which usually hold it within one or two."""
 RECENT_RECORDS = 100
+STAGED_AT_ONCE = 10_000
+"""Ids of staged vectors in one command, which may have 16 MB."""
 MAX_FILTERED = 10_000
 """The most records of a user that a metadata filter may leave to search in."""
 VERDICT_SECONDS = 30.0
@@ -245,6 +261,10 @@ class AtlasDatabase:
             database, codec_options=CodecOptions(tz_aware=True), read_preference=ReadPreference.PRIMARY
         )[collection]
 
+    def bucket(self) -> AsyncIOMotorGridFSBucket:
+        """The GridFS bucket of contents."""
+        return AsyncIOMotorGridFSBucket(self._db(), self.names["content_files"].removesuffix(".files"))
+
     async def command(self, command: Document) -> Document:
         """Run a command of the database."""
         return await self._db().command(command)
@@ -263,10 +283,12 @@ class AtlasDatabase:
         """A packed vector of float32 as BSON's vector of that type."""
         return Binary(_FLOAT32 + vector, _VECTOR_SUBTYPE)
 
-    async def update_each(self, collection: str, changes: Sequence[tuple[Document, Document]]) -> None:
+    async def update_each(
+        self, collection: str, changes: Sequence[tuple[Document, Document]], upsert: bool = False
+    ) -> None:
         """Make changes, each given by what it applies to, in one command."""
         if changes:
-            updates = [UpdateOne(where, change) for where, change in changes]
+            updates = [UpdateOne(where, change, upsert=upsert) for where, change in changes]
             await self.collection(collection).bulk_write(updates, ordered=False)
 
     @contextlib.asynccontextmanager
@@ -588,7 +610,7 @@ class AtlasStore:
     async def source_hash(self, user_id: str, collection: str, source: str) -> str | None:
         _ = self._opened_with
         async with self._db.explained():
-            found = await self._db.collection("sources").find_one({"_id": digest(user_id, collection, source)})
+            found = await self._db.collection("sources").find_one({"_id": document_id(user_id, collection, source)})
         return str(found["content_hash"]) if found else None
 
     async def replace_source(self, user_id: str, collection: str, source: str, chunks: list[Chunk]) -> None:
@@ -596,7 +618,7 @@ class AtlasStore:
             raise failure("rejected", f"collection '{collection}' is declared in EXTERNAL_COLLECTIONS: it is only read")
         check_chunks(user_id, collection, source, chunks)
         share = {"user_id": user_id, "collection": collection, "source": source}
-        key = {"_id": digest(user_id, collection, source)}
+        key = {"_id": document_id(user_id, collection, source)}
         records = [
             {
                 "_id": chunk.chunk_id,
@@ -610,7 +632,13 @@ class AtlasStore:
         async def work(session: Session) -> Document:
             sources, documents = self._db.collection("sources"), self._db.collection("documents")
             filled = await self._filled("documents", session)
-            changes = {**share, "content_hash": chunks[0].content_hash if chunks else "", "chunks": len(chunks)}
+            changes = {
+                **share,
+                "title": title_of(source, chunks),
+                "content_hash": chunks[0].content_hash if chunks else "",
+                "chunks": len(chunks),
+                "stored_at": datetime.now(UTC),
+            }
             try:
                 current = await sources.find_one_and_update(
                     key,
@@ -626,6 +654,9 @@ class AtlasStore:
             if records:
                 added = {**filled, "revision": current["revision"], "changed_at": datetime.now(UTC)}
                 await documents.insert_many([{**record, **added} for record in records], session=session)
+                for start in range(0, len(records), STAGED_AT_ONCE):
+                    ids = [record["_id"] for record in records[start : start + STAGED_AT_ONCE]]
+                    await self._db.collection("staged").delete_many({"_id": {"$in": ids}}, session=session)
             else:
                 await sources.delete_one(key, session=session)
 
@@ -634,6 +665,71 @@ class AtlasStore:
         filled = await self._db.transact(work, TRANSACTION_SECONDS)
         async with self._db.explained():
             await self._still_filled("documents", filled)
+
+    async def list_sources(self, user_id: str, collection: str | None, limit: int, cursor: str | None) -> SourcePage:
+        _ = self._opened_with
+        where: Document = {"user_id": user_id} | ({} if collection is None else {"collection": collection})
+        if cursor is not None:
+            last, name = read_cursor(cursor)
+            after = [{"collection": {"$gt": last}}, {"collection": last, "source": {"$gt": name}}]
+            where = {"$and": [where, {"$or": after}]}
+        async with self._db.explained():
+            found = self._db.collection("sources").find(where).sort([("collection", 1), ("source", 1)])
+            return page_of([StoredSource(**_source_fields(one)) async for one in found.limit(limit + 1)], limit)
+
+    async def remove_source(self, user_id: str, collection: str | None, source: str) -> int:
+        _ = self._opened_with
+        where: Document = {"user_id": user_id, "$or": [{"source": source}, {"_id": source}]}
+        if collection is not None:
+            where["collection"] = collection
+        async with self._db.explained():
+            found = await self._db.collection("sources").find(where).to_list(None)
+        for one in found:
+            await self.replace_source(user_id, one["collection"], one["source"], [])
+        return sum(one["chunks"] for one in found)
+
+    async def read_document(
+        self, document_id: str, user_id: str | None, position: int, max_characters: int
+    ) -> StoredDocument | None:
+        _ = self._opened_with
+
+        async def work(session: Session) -> StoredDocument | None:
+            found = await self._db.collection("sources").find_one({"_id": document_id}, session=session)
+            if found is None or user_id not in (None, found["user_id"]):
+                return None
+            document = StoredDocument(user_id=found["user_id"], content=[], next_position=None, **_source_fields(found))
+            share = {name: found[name] for name in ("user_id", "collection", "source")}
+            chunks = self._db.collection("documents").find(
+                {**share, "position": {"$gte": position}}, {"position": 1, "text": 1, "metadata": 1}, session=session
+            )
+            used = 0
+            async for chunk in chunks.sort("position", 1):
+                used += len(chunk["text"])
+                if document.content and used > max_characters:
+                    document.next_position = chunk["position"]
+                    break
+                document.content.append(DocumentChunk.model_validate(chunk))
+            return document
+
+        return await self._db.transact(work)
+
+    async def stage(self, vectors: dict[str, bytes]) -> None:
+        fields = {**self._opened_with.model_dump(), "staged_at": datetime.now(UTC)}
+        changes = [
+            ({"_id": chunk_id}, {"$set": {**fields, "embedding": Binary(vector)}})
+            for chunk_id, vector in vectors.items()
+        ]
+        async with self._db.explained():
+            await self._db.update_each("staged", changes, upsert=True)
+
+    async def staged(self, chunk_ids: list[str]) -> dict[str, bytes]:
+        model, found = self._opened_with.model_dump(), {}
+        async with self._db.explained():
+            for start in range(0, len(chunk_ids), STAGED_AT_ONCE):
+                ids = chunk_ids[start : start + STAGED_AT_ONCE]
+                async for one in self._db.collection("staged").find({"_id": {"$in": ids}, **model}):
+                    found[one["_id"]] = bytes(one["embedding"])
+        return found
 
     async def collections(self, user_id: str) -> list[str]:
         _ = self._opened_with
@@ -1053,3 +1149,73 @@ def _drop_superseded(found: Found) -> None:
             del found.documents[record_id]
             found.cosines.pop(record_id, None)
             found.keywords.pop(record_id, None)
+
+
+def _source_fields(source: Document) -> Document:
+    """A record of `sources` as the fields of `StoredSource`."""
+    names = ("collection", "source", "title", "chunks", "content_hash", "stored_at")
+    return {"document_id": source["_id"], **{name: source[name] for name in names}}
+
+
+class AtlasContents:
+    """`Contents` in GridFS. It needs neither an index nor an embedding model.
+
+    Args:
+        uri: Connection string.
+        database: Name of the database.
+        names: What the store's collections are called, by the store's own names for them.
+    """
+
+    def __init__(self, uri: str, database: str, names: Mapping[str, str]) -> None:
+        self._db = AtlasDatabase(uri, database, all_names(names), CONTENT_CONNECTIONS, OPERATION_SECONDS)
+
+    async def put(self, name: str, content: bytes | AsyncIterator[bytes]) -> None:
+        check_content_name(name)
+        async with self._db.explained(TRANSACTION_SECONDS):
+            await self._db.connect()
+            bucket = self._db.bucket()
+            async with bucket.open_upload_stream(name) as stream:
+                async for chunk in chunks_of(content):
+                    await stream.write(chunk)
+            earlier = self._db.collection("content_files").find({"filename": name, "_id": {"$ne": stream._id}})
+            async for one in earlier:
+                await self._remove(one["_id"])
+
+    async def get(self, name: str) -> bytes | None:
+        check_content_name(name)
+        async with self._db.explained(TRANSACTION_SECONDS):
+            await self._db.connect()
+            try:
+                stream = await self._db.bucket().open_download_stream_by_name(name)
+            except NoFile:
+                return None
+            return bytes(await stream.read())
+
+    async def drop(self, name: str) -> None:
+        check_content_name(name)
+        async with self._db.explained():
+            await self._db.connect()
+            async for one in self._db.collection("content_files").find({"filename": name}, {"_id": 1}):
+                await self._remove(one["_id"])
+
+    async def purge(self, before: datetime) -> int:
+        async with self._db.explained(TRANSACTION_SECONDS):
+            await self._db.connect()
+            files = self._db.collection("content_files")
+            old = [one["_id"] async for one in files.find({"uploadDate": {"$lt": before}}, {"_id": 1})]
+            for one in old:
+                await self._remove(one)
+            # What an upload left behind that was killed: pieces of no file.
+            pieces = self._db.collection("content_chunks")
+            begun = await pieces.distinct("files_id", {"files_id": {"$lt": ObjectId.from_datetime(before)}})
+            whole = {one["_id"] async for one in files.find({"_id": {"$in": begun}}, {"_id": 1})}
+            await pieces.delete_many({"files_id": {"$in": [one for one in begun if one not in whole]}})
+            return len(old)
+
+    async def _remove(self, file_id: ObjectId) -> None:
+        # Another process may be faster.
+        with contextlib.suppress(NoFile):
+            await self._db.bucket().delete(file_id)
+
+    async def close(self) -> None:
+        await self._db.close()

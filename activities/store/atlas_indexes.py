@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from activities.models import EMBEDDED, EmbeddingModel
+from activities.store.base import STAGED_FOR
 from activities.store.words import UNSPACED
 
 Kind = Literal["vectorSearch", "search", "regular"]
@@ -78,13 +79,17 @@ def all_names(names: Mapping[str, str]) -> dict[str, str]:
     """What every collection of the store is called in the database, given the names of some that hold records.
 
     Besides those: `contexts` (each message together with the one before it), `sources` (which revision of each source
-    is stored), `summaries` (of conversations), `users` (how many memories each has formed, by which transactions find
-    out about each other) and `models` (which embedding model fills the collections).
+    is stored), `staged` (vectors of chunks that aren't stored yet), `content_files` and `content_chunks` (a bucket of GridFS),
+    `summaries` (of conversations), `users` (how many memories each has formed, by which transactions find out about
+    each other) and `models` (which embedding model fills the collections).
     """
     chosen = {name: name for name in COLLECTIONS} | dict(names)
     return chosen | {
         "contexts": f"{chosen['conversations']}_contexts",
         "sources": f"{chosen['documents']}_sources",
+        "staged": f"{chosen['documents']}_staged",
+        "content_files": f"{chosen['documents']}_contents.files",
+        "content_chunks": f"{chosen['documents']}_contents.chunks",
         "summaries": f"{chosen['conversations']}_summaries",
         "users": f"{chosen['memory_nodes']}_users",
         "models": "durable_context_models",
@@ -136,9 +141,10 @@ def _regular(collection: str, *keys: str, **options: Any) -> Index:
 
 
 REGULAR_INDEXES = [
-    _regular("documents", "user_id", "collection", "source"),
+    _regular("documents", "user_id", "collection", "source", "position"),
     _regular("documents", "user_id", "collection", "-changed_at"),
     _regular("sources", "user_id", "collection", "source", unique=True),
+    _regular("staged", "staged_at", expireAfterSeconds=int(STAGED_FOR.total_seconds())),
     # With which summary covers a message, so that those that none does are found without reading the others.
     _regular("conversations", "user_id", "conversation_id", "timestamp_us", "stored_at", "summary_id"),
     _regular("conversations", "user_id", "-changed_at"),

@@ -1,9 +1,11 @@
 """The Store protocol: what both engines do alike, and what `tests/contract/` holds them to."""
 
 import asyncio
+import base64
+import hashlib
 import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from temporalio.exceptions import ApplicationError
@@ -36,6 +38,9 @@ from activities.models import (
     RecordText,
     Reembedding,
     SearchHit,
+    SourcePage,
+    StoredDocument,
+    StoredSource,
     Summary,
 )
 
@@ -49,6 +54,8 @@ NEAREST_SAID = 16
 """How many of the memories nearest to a new one are looked at for one that says the same."""
 AROUND = 32
 """How many of the memories nearest to one are looked at for those that belong with it."""
+STAGED_FOR = timedelta(days=7)
+"""How long a vector is kept whose chunk isn't stored."""
 OPENING_CHARACTERS = 300
 """Length of a memory's summary that is the beginning of what it says."""
 
@@ -106,9 +113,42 @@ def metadata_json(chunk: Chunk) -> str:
         ApplicationError: `rejected` for what JSON can't hold.
     """
     try:
-        return json.dumps({**chunk.metadata, "source": chunk.source, "position": chunk.position}, allow_nan=False)
+        key = document_id(chunk.user_id, chunk.collection, chunk.source)
+        own = {"source": chunk.source, "position": chunk.position, "document_id": key}
+        return json.dumps({**chunk.metadata, **own}, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise failure("rejected", f"metadata of source '{chunk.source}' isn't JSON: {error}") from error
+
+
+def document_id(user_id: str, collection: str, source: str) -> str:
+    """Id of the document that a source is in a collection of a user: 32 hexadecimal digits."""
+    return hashlib.sha256(json.dumps([user_id, collection, source]).encode()).hexdigest()[:32]
+
+
+def title_of(source: str, chunks: Sequence[Chunk]) -> str:
+    """The title that a source is listed with."""
+    return str(chunks[0].metadata.get("title") or source) if chunks else source
+
+
+def page_of(sources: list[StoredSource], limit: int) -> SourcePage:
+    """A page of `limit` sources, given one more where there are more."""
+    more = len(sources) > limit
+    last = sources[limit - 1] if more else None
+    cursor = base64.urlsafe_b64encode(json.dumps([last.collection, last.source]).encode()).decode() if last else None
+    return SourcePage(sources=sources[:limit], next_cursor=cursor)
+
+
+def read_cursor(cursor: str) -> tuple[str, str]:
+    """The collection and source that a page of sources ended with.
+
+    Raises:
+        ApplicationError: `rejected` for a cursor that no page came with.
+    """
+    try:
+        collection, source = json.loads(base64.urlsafe_b64decode(cursor.encode()))
+        return str(collection), str(source)
+    except (ValueError, TypeError):
+        raise failure("rejected", "cursor: no page came with this one; leave it out to begin") from None
 
 
 UNSCOPED = CacheScope()
@@ -145,6 +185,38 @@ class Store(Protocol):
 
     async def replace_source(self, user_id: str, collection: str, source: str, chunks: list[Chunk]) -> None:
         """Swap all chunks of `source` for `chunks` in one step: a search sees the old ones or the new ones."""
+        ...
+
+    async def list_sources(self, user_id: str, collection: str | None, limit: int, cursor: str | None) -> SourcePage:
+        """What a user has stored, in one collection or in all, in order of collection and source.
+
+        Raises:
+            ApplicationError: `rejected` for a cursor of nothing.
+        """
+        ...
+
+    async def remove_source(self, user_id: str, collection: str | None, source: str) -> int:
+        """Remove a source of a user's, given its name or its document's id; answer how many chunks went.
+
+        Without a collection it goes from all of them.
+        """
+        ...
+
+    async def read_document(
+        self, document_id: str, user_id: str | None, position: int, max_characters: int
+    ) -> StoredDocument | None:
+        """A document and its chunks from `position` on: one, and as many more as have `max_characters` together.
+
+        None where there is none, or where it isn't that user's; without a user it may be anybody's.
+        """
+        ...
+
+    async def stage(self, vectors: dict[str, bytes]) -> None:
+        """Keep vectors of chunks, by chunk id, that aren't all there yet to be stored."""
+        ...
+
+    async def staged(self, chunk_ids: list[str]) -> dict[str, bytes]:
+        """Those of these chunks' vectors that are kept. Storing a chunk removes its own; others go after a week."""
         ...
 
     async def collections(self, user_id: str) -> list[str]:

@@ -42,14 +42,22 @@ from activities.models import (
     RecordText,
     Reembedding,
     SearchHit,
+    SourcePage,
+    StoredDocument,
     Summary,
 )
-from activities.store import sqlite_forget, sqlite_memory, sqlite_messages, sqlite_reembed, sqlite_summaries
+from activities.store import (
+    sqlite_documents,
+    sqlite_forget,
+    sqlite_memory,
+    sqlite_messages,
+    sqlite_reembed,
+    sqlite_summaries,
+)
 from activities.store.base import (
     CACHE_CANDIDATES,
     UNSCOPED,
     check_chunks,
-    metadata_json,
     mismatch,
     unknown_collection,
 )
@@ -63,9 +71,7 @@ from activities.store.sqlite_search import (
     compile_filter,
     forget,
     hybrid,
-    index,
     nearest,
-    remove,
 )
 from activities.store.times import micros
 from activities.store.vectors import searchable
@@ -111,22 +117,31 @@ class SqliteStore:
     # Documents
 
     async def source_hash(self, user_id: str, collection: str, source: str) -> str | None:
-        sql = "select content_hash from documents where user_id = ? and collection = ? and source = ? limit 1"
-        found = await self._read(lambda db: db.execute(sql, (user_id, collection, source)).fetchone())
-        return cast(str, found[0]) if found else None
+        return await self._read(lambda db: sqlite_documents.source_hash(db, user_id, collection, source))
 
     async def replace_source(self, user_id: str, collection: str, source: str, chunks: list[Chunk]) -> None:
-        share = chunks_of(user_id, collection)
         check_chunks(user_id, collection, source, chunks)
+        share, vectors = chunks_of(user_id, collection), [self._vector(chunk.embedding) for chunk in chunks]
+        await self._write(lambda db: sqlite_documents.replace(db, share, source, chunks, vectors))
 
-        def work(db: apsw.Connection) -> None:
-            remove(db, share, "source = ?", source)
-            for chunk in chunks:
-                fields = {**chunk.model_dump(exclude={"embedding"}), "metadata": metadata_json(chunk)}
-                row = insert(db, "documents", fields)
-                index(db, share, row, chunk.text, self._vector(chunk.embedding))
+    async def list_sources(self, user_id: str, collection: str | None, limit: int, cursor: str | None) -> SourcePage:
+        return await self._read(lambda db: sqlite_documents.listed(db, user_id, collection, limit, cursor))
 
-        await self._write(work)
+    async def remove_source(self, user_id: str, collection: str | None, source: str) -> int:
+        return await self._write(lambda db: sqlite_documents.remove_source(db, user_id, collection, source))
+
+    async def read_document(
+        self, document_id: str, user_id: str | None, position: int, max_characters: int
+    ) -> StoredDocument | None:
+        return await self._read(lambda db: sqlite_documents.read(db, document_id, user_id, position, max_characters))
+
+    async def stage(self, vectors: dict[str, bytes]) -> None:
+        model = self._opened_with
+        await self._write(lambda db: sqlite_documents.stage(db, model, vectors))
+
+    async def staged(self, chunk_ids: list[str]) -> dict[str, bytes]:
+        model = self._opened_with
+        return await self._read(lambda db: sqlite_documents.staged(db, model, chunk_ids))
 
     async def collections(self, user_id: str) -> list[str]:
         return await self._read(lambda db: _collections(db, user_id))

@@ -10,7 +10,7 @@ from activities.store.times import micros, moment
 
 Row = tuple[Any, ...]
 
-_TIMES = {"timestamp", "created_at", "expires_at", "last_accessed_at"}
+_TIMES = {"timestamp", "created_at", "expires_at", "last_accessed_at", "stored_at", "staged_at"}
 
 
 def insert(db: apsw.Connection, table: str, record: dict[str, Any]) -> int:

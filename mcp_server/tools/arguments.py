@@ -12,6 +12,9 @@ MAX_RESPONSE = 200_000
 MAX_NAME = 256
 MAX_WEB_QUERY = 400
 MAX_CURSOR = 1_000
+MAX_SOURCE = 4_096
+MAX_CONTENT = 1_000_000
+MAX_GLOB = 256
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 CLOCK_SKEW = timedelta(minutes=5)
@@ -37,6 +40,10 @@ def check_name(value: str) -> str:
     """
     if not 1 <= len(value) <= MAX_NAME:
         raise ValueError(f"must have 1 to {MAX_NAME} characters")
+    return _check_line(value)
+
+
+def _check_line(value: str) -> str:
     if _CONTROL.search(value):
         raise ValueError("must not hold control characters")
     return _says_something(value)
@@ -59,6 +66,9 @@ Query = Annotated[str, Field(min_length=1, max_length=MAX_QUERY), AfterValidator
 WebQuery = Annotated[str, Field(min_length=1, max_length=MAX_WEB_QUERY), AfterValidator(_says_something)]
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT), AfterValidator(_says_something)]
 Response = Annotated[str, Field(min_length=1, max_length=MAX_RESPONSE), AfterValidator(_says_something)]
+Content = Annotated[str, Field(min_length=1, max_length=MAX_CONTENT), AfterValidator(_says_something)]
+SourceName = Annotated[str, Field(min_length=1, max_length=MAX_SOURCE), AfterValidator(_check_line)]
+Glob = Annotated[str, Field(min_length=1, max_length=MAX_GLOB), AfterValidator(_check_line)]
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(check_name)]
 MemoryId = Annotated[Name, Field(description="As list_memories and retrieve_memory give it.")]
 Cursor = Annotated[str, Field(min_length=1, max_length=MAX_CURSOR)]

@@ -151,6 +151,8 @@ def downgrade(file: Path) -> None:
     db = apsw.Connection(str(file))
     db.enable_load_extension(True)
     db.load_extension(sqlite_vec.loadable_path())
+    db.execute("drop table sources; drop table staged_vectors; drop index documents_position")
+    db.execute("create index documents_source on documents(user_id, collection, source)")
     db.execute("drop table summaries; drop index conversations_summary")
     db.execute("alter table conversations drop column summary_id")
     db.execute("drop index memory_nodes_roots; drop index memory_nodes_children")

@@ -14,7 +14,8 @@ from bson.binary import Binary, BinaryVectorDtype
 from temporalio.exceptions import ApplicationError
 
 from activities.bedrock import BedrockEmbeddings
-from activities.documents import chunk_text
+from activities.chunking import split
+from activities.formats import parse
 from activities.models import (
     DEFAULT_COLLECTION,
     EMBEDDED,
@@ -103,7 +104,7 @@ async def test_both_engines_rank_a_shared_corpus_alike(stack: Addresses, atlas_t
     sqlite, atlas = SqliteStore(tmp_path / "store.db"), Engine("atlas", atlas_target).atlas()
     async with opened(sqlite, embeddings.model) as one, opened(atlas, embeddings.model) as other:
         for path in sorted(CORPUS.glob("*.md")):
-            pieces = chunk_text(path.read_text(), markdown=True)
+            pieces = [piece.text for piece in split(parse(path.read_bytes(), ".md"), 200, 20)]
             chunks = [
                 chunk(f"{path.stem}-{position:02}", piece, embedding, source=path.name, position=position)
                 for position, (piece, embedding) in enumerate(
@@ -341,19 +342,19 @@ async def test_indexes_are_created_once_and_then_left_alone(mongodb_uri: str, mo
 
 async def test_what_differs_is_reported_and_mended(atlas_engine: Engine, mongodb: Any) -> None:
     documents = mongodb[atlas_engine.target.partition(" ")[0]]["documents"]
-    documents.drop_index("user_id_collection_source")
-    documents.create_index([("user_id", 1)], name="user_id_collection_source")
+    documents.drop_index("user_id_collection_source_position")
+    documents.create_index([("user_id", 1)], name="user_id_collection_source_position")
     documents.drop_search_index(TEXT_INDEX)
     quantized = atlas_engine.atlas(quantization="scalar")
 
     reports = {report.index.name: report for report in await quantized.reports(MODEL) if report.state != "ready"}
 
     assert {name: report.state for name, report in reports.items()} == {
-        "user_id_collection_source": "differs",
+        "user_id_collection_source_position": "differs",
         TEXT_INDEX: "missing",
         VECTOR_INDEX: "differs",
     }
-    assert reports["user_id_collection_source"].detail == "in key"
+    assert reports["user_id_collection_source_position"].detail == "in key"
     assert "quantization" in reports[VECTOR_INDEX].detail
     with fails("not_configured", "documents", "durable-context index"):
         await quantized.open(MODEL)
@@ -434,7 +435,8 @@ async def test_collections_may_have_other_names(mongodb_uri: str, mongodb: Any) 
         await put(store, chunk("a", "plum"))
         assert await found(store, "plum") == ["a"]
     kept = {name for name in mongodb["renamed"].list_collection_names() if not name.startswith("system.")}
-    derived = {"passages_sources", "chats_contexts", "chats_summaries", "memories_users", "durable_context_models"}
+    derived = {"passages_sources", "passages_staged", "passages_contents.files", "passages_contents.chunks"}
+    derived |= {"chats_contexts", "chats_summaries", "memories_users", "durable_context_models"}
     assert kept == {*names.values(), *derived}
     mongodb.drop_database("renamed")
 

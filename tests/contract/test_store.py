@@ -28,7 +28,7 @@ from activities.models import (
     RecordEmbedding,
     pack_vector,
 )
-from activities.store.base import CACHE_CANDIDATES, Store
+from activities.store.base import CACHE_CANDIDATES, Store, document_id
 from activities.store.ranking import score, strength
 from activities.store.relevance import BEST
 from activities.store.sqlite import SqliteStore
@@ -124,7 +124,8 @@ async def test_a_hit_carries_the_chunk_as_it_was_stored(store: Store) -> None:
     (hit,) = await search(store, "tart")
 
     assert hit.text == "plum\n tart "
-    assert hit.metadata == {**metadata, "source": "/fruit.md", "position": 3}
+    key = document_id("ann", DEFAULT_COLLECTION, "/fruit.md")
+    assert hit.metadata == {**metadata, "source": "/fruit.md", "position": 3, "document_id": key}
 
 
 async def test_ties_go_to_the_lower_chunk_id(store: Store) -> None:
@@ -1194,7 +1195,7 @@ async def test_what_is_deleted_leaves_nothing_in_the_file(file: Path) -> None:
     await store.put_cache_entry(entry("e", "h", secret, query="zyzzyva", response="zyzzyva"))
     await store.put_message(message("m", "zyzzyva", secret))
 
-    await store.replace_source("ann", DEFAULT_COLLECTION, "c", [])
+    await store.remove_source("ann", DEFAULT_COLLECTION, "c")
     await store.prune_memories("ann", 0, NOON)
     await store.purge_expired(NOON + timedelta(days=1))
     await store.put_message(message("m", "plum"))

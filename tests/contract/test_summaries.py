@@ -177,11 +177,11 @@ class Overheard(BedrockText):
         self.asked: list[GenerateParams] = []
         self.meanwhile: Callable[[], Awaitable[None]] | None = None
 
-    async def generate(self, params: GenerateParams) -> Generated:
+    async def generate(self, params: GenerateParams, image: Any = None) -> Generated:
         self.asked.append(params)
         if self.meanwhile:
             await self.meanwhile()
-        return await super().generate(params)
+        return await super().generate(params, image)
 
 
 @pytest.fixture

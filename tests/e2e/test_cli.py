@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from mcp import Client
 
+from activities.sources import list_files
 from mcp_server.auth import hash_token
-from mcp_server.ingest import find_files
+from mcp_server.ingest import requests_for
 from mcp_server.local.stack import Addresses
 from mcp_server.settings import SettingsError
 from tests.conftest import CORPUS, command, content, environment, serve
@@ -41,12 +42,12 @@ async def test_ingest_makes_documents_searchable_and_stores_nothing_twice(
 ) -> None:
     status, first = await run(home, "ingest", str(CORPUS), "--user-id", user)
     assert status == 0, first
-    stored = re.search(r"12 files stored in (\d+) chunks, 0 unchanged, 0 failed", first)
+    stored = re.search(r"12 documents stored in (\d+) chunks, 0 unchanged, 0 failed", first)
     assert stored, first
 
     status, second = await run(home, "ingest", str(CORPUS), "--user-id", user)
     assert status == 0, second
-    assert "0 files stored in 0 chunks, 12 unchanged, 0 failed" in second
+    assert "0 documents stored in 0 chunks, 12 unchanged, 0 failed" in second
 
     everything = content(
         await client.call_tool("hybrid_search", {"query": "the", "user_id": user, "limit": 100, "weight": 0})
@@ -70,7 +71,7 @@ async def test_ingest_replaces_a_changed_file(client: Client, home: Path, user: 
     note.write_text("# Boiler\n\nThe boiler was serviced by Lindqvist.\n")
     status, output = await run(home, "ingest", str(tmp_path), "--user-id", user, "--collection", "house")
     assert status == 0
-    assert "1 files stored" in output
+    assert "1 documents stored" in output
 
     query = {"query": "Who serviced the boiler?", "user_id": user, "collection": "house"}
     [hit] = content(await client.call_tool("hybrid_search", query))["results"]
@@ -80,7 +81,7 @@ async def test_ingest_replaces_a_changed_file(client: Client, home: Path, user: 
 
 async def test_one_bad_file_does_not_stop_the_others(home: Path, stack: Addresses, user: str, tmp_path: Path) -> None:
     (tmp_path / "good.md").write_text("# Good\n\nRead me.\n")
-    (tmp_path / "latin.txt").write_bytes("Grüße".encode("latin-1"))
+    (tmp_path / "binary.txt").write_bytes(b"a\0b")
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / os.fsdecode(b"caf\xe9.md")).write_text("# Named in Latin-1\n")
     other = tmp_path / "picture.png"
@@ -89,10 +90,11 @@ async def test_one_bad_file_does_not_stop_the_others(home: Path, stack: Addresse
     status, output = await run(home, "ingest", str(tmp_path), str(other), "--user-id", user)
 
     assert status == 1
-    assert "1 files stored in 1 chunks, 1 unchanged, 3 failed" in output
+    assert "1 documents stored in 1 chunks, 0 unchanged, 1 skipped, 3 failed" in output
     assert "name isn't valid Unicode" in output
-    assert "latin.txt: The file isn't UTF-8 text" in output
-    assert "picture.png: '.png' files can't be read yet" in output
+    assert "empty.txt: There is no text in it" in output
+    assert "binary.txt: It holds NUL bytes" in output
+    assert "picture.png: It is damaged, or no image" in output
 
 
 async def test_a_file_has_one_name_however_it_is_reached(
@@ -161,17 +163,22 @@ def test_each_file_is_found_once_under_its_own_name(tmp_path: Path) -> None:
     (folder / "named.md").symlink_to(blob)
     (folder / ".hidden.md").write_text("x")
 
-    assert find_files([folder]) == [real, folder / "named.md"]
-    assert find_files([folder / "link.md", real]) == [real]
-    assert find_files([folder / "named.md"]) == [folder / "named.md"]
+    def found(path: Path) -> set[str]:
+        sources = list(list_files(path, [str(tmp_path)], [], []))
+        assert not any(source.error for source in sources)
+        return {source.source for source in sources}
+
+    assert found(folder) == {str(real), str(folder / "named.md")}
+    assert found(folder / "link.md") == found(real) == {str(real)}
+    assert found(folder / "named.md") == {str(folder / "named.md")}
 
 
 @pytest.mark.parametrize("name", ["a" * 300, "loop", "~nobody-of-that-name/x"])
 def test_a_path_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
 
-    with pytest.raises(SettingsError, match="PATH"):
-        find_files([Path(name) if name.startswith("~") else tmp_path / name])
+    with pytest.raises(SettingsError, match="SOURCE"):
+        requests_for([name if name.startswith("~") else str(tmp_path / name)])
 
 
 @pytest.mark.parametrize("target", ["missing", "."])
