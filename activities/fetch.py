@@ -69,9 +69,11 @@ def check_url(url: str) -> str:
     """
     try:
         parsed = httpx2.URL(url.strip())
-        host = parsed.host
+        host, port = parsed.host, parsed.port or 0
     except (httpx2.InvalidURL, UnicodeError, ValueError):
         raise failure("rejected", "It isn't a valid URL.") from None
+    if port > 65535 or "%" in host:
+        raise failure("rejected", "It isn't a valid URL.")
     if parsed.scheme not in ("http", "https"):
         raise failure("rejected", "Only http and https URLs can be fetched.")
     if not host:

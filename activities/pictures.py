@@ -105,7 +105,7 @@ def _in_srgb(image: Any) -> Any:
                 if alpha is not None:
                     converted.putalpha(alpha)
                 return converted
-        except ImageCms.PyCMSError:
+        except (ImageCms.PyCMSError, OSError):
             # A profile that is damaged, or for another mode, says nothing.
             pass
     if image.mode.startswith(("I", "F")):

@@ -185,9 +185,10 @@ def text() -> bytes:
     return "\n\n".join(f"{heading}\n{sentence}" for heading, sentence in SECTIONS.items()).encode()
 
 
-def image(
-    image_format: str, *, size: tuple[int, int] = (900, 160), words: str = "FOG SIGNAL EVERY NINETY SECONDS"
-) -> bytes:
+WORDS = "FOG SIGNAL EVERY NINETY SECONDS"
+
+
+def image(image_format: str, *, size: tuple[int, int] = (900, 160), words: str = WORDS) -> bytes:
     """Words, black on white."""
     from pillow_heif import register_heif_opener
 

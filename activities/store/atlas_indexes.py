@@ -80,8 +80,8 @@ def all_names(names: Mapping[str, str]) -> dict[str, str]:
 
     Besides those: `contexts` (each message together with the one before it), `sources` (which revision of each source
     is stored), `staged` (vectors of chunks that aren't stored yet), `content_files` and `content_chunks` (a bucket of
-    GridFS), `summaries` (of conversations), `users` (how many memories each has formed, by which transactions find out about
-    each other) and `models` (which embedding model fills the collections).
+    GridFS), `summaries` (of conversations), `users` (how many memories each has formed, by which transactions find out
+    about each other) and `models` (which embedding model fills the collections).
     """
     chosen = {name: name for name in COLLECTIONS} | dict(names)
     return chosen | {

@@ -1,0 +1,230 @@
+"""Documents of every format, as real writers make them, read into text with headings, pages and tables."""
+
+import contextlib
+import io
+import json
+import zipfile
+
+import pytest
+from temporalio.exceptions import ApplicationError
+
+from activities.chunking import Document
+from activities.formats import IMAGE_SUFFIXES, SUFFIXES, parse, suffix_for
+from tests import documents
+from tests.contract.records import fails
+from tests.documents import MAKERS, SECTIONS, TITLE
+
+TITLED = {".pdf", ".docx", ".pptx", ".xlsx", ".html", ".md", ".epub", ".eml"}
+PAGED = {".pdf", ".pptx"}
+TABLED = {".docx", ".pptx", ".xlsx", ".html", ".csv", ".tsv"}
+
+
+def text_of(document: Document) -> str:
+    return "\n".join(f"{part.table_header}\n{part.text}" for part in document.parts)
+
+
+@pytest.mark.parametrize("suffix", MAKERS)
+def test_a_document_of_each_format_is_read(suffix: str) -> None:
+    document = parse(MAKERS[suffix](), suffix)
+    text = text_of(document)
+
+    assert document.title == (TITLE if suffix in TITLED else None)
+    if suffix not in (".csv", ".tsv"):
+        for heading, sentence in SECTIONS.items():
+            assert heading in text
+            assert sentence in text
+            assert text.index(heading) < text.index(sentence)
+    if suffix in TABLED:
+        assert "| Station | Height in metres |" in text
+        assert text.index("Skagen") < text.index("Eddystone")
+    if suffix in PAGED:
+        assert [part.page for part in document.parts] == [1, 2]
+    assert "\ufffd" not in text
+
+
+def test_every_format_that_is_read_has_been_read() -> None:
+    alike = {".htm", ".xhtml", ".markdown", ".ndjson", ".text", ".rst", ".log", ".xls", ".ods"}
+    assert MAKERS.keys() | alike == SUFFIXES
+
+
+def test_the_pages_of_a_pdf_are_under_the_headings_of_its_outline() -> None:
+    parts = parse(documents.pdf(), ".pdf").parts
+    assert [part.headings for part in parts] == [(heading,) for heading in SECTIONS]
+    assert [part.headings for part in parse(documents.pdf(outline=False), ".pdf").parts] == [(), ()]
+
+
+def test_a_web_page_is_read_without_what_surrounds_it() -> None:
+    text = text_of(parse(documents.html(), ".html"))
+    for noise in ("track(", "Shop", "Cookie settings"):
+        assert noise not in text
+    assert f"# {TITLE}" in text
+    assert "## Trimming the lamp" in text
+
+
+def test_a_page_that_is_no_article_is_read_as_it_is() -> None:
+    rows = "".join(f"<li>Fee {number}: {number} shillings</li>" for number in range(30))
+    text = text_of(parse(f"<html><body><ul>{rows}</ul></body></html>".encode(), ".html"))
+    assert "Fee 0: 0 shillings" in text
+    assert "Fee 29: 29 shillings" in text
+
+
+def test_a_mail_is_read_as_text_whatever_it_is_written_in() -> None:
+    for content in (documents.eml(), documents.eml(as_html=True)):
+        text = text_of(parse(content, ".eml")).strip()
+        assert text.startswith("From: keeper@example.org\nTo: office@example.org\nSubject:")
+        assert "Attachments: log.bin" in text
+        assert "<p>" not in text
+        assert "track(" not in text
+
+
+def test_the_front_matter_of_markdown_gives_its_title_alone() -> None:
+    document = parse(b"---\ntitle: 'A name'\nsecret: 1\n---\n# Another\n\nText.", ".md")
+    assert document.title == "A name"
+    assert "secret" not in text_of(document)
+    assert parse(b"# Another\n\nText.", ".md").title == "Another"
+
+
+def test_numbers_and_dates_of_a_sheet_read_as_a_person_writes_them() -> None:
+    import datetime
+
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    assert book.active is not None
+    book.active.append(["day", "hour", "count", "share", "note"])
+    book.active.append([datetime.date(2026, 5, 3), datetime.datetime(2026, 5, 3, 14, 30), 3.0, 0.25, "a|b\nc"])
+    buffer = io.BytesIO()
+    book.save(buffer)
+    assert "| 2026-05-03 | 2026-05-03T14:30:00 | 3 | 0.25 | a\\|b c |" in text_of(parse(buffer.getvalue(), ".xlsx"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "Grüße aus Malmö — žluťoučký".encode(),
+        b"\xef\xbb\xbf" + "Grüße aus Malmö — žluťoučký".encode(),
+        "Grüße aus Malmö — žluťoučký".encode("utf-16"),
+    ],
+)
+def test_text_is_read_in_its_encoding(content: bytes) -> None:
+    assert text_of(parse(content, ".txt")).strip() == "Grüße aus Malmö — žluťoučký"
+
+
+def test_text_of_an_old_encoding_is_read() -> None:
+    german = "Die Wärter grüßten die Möwen über dem Hafen, während der Öltank im Süden rußte. " * 5
+    assert "Wärter grüßten" in text_of(parse(german.encode("cp1252"), ".txt"))
+
+
+# What can't be read
+
+
+@pytest.mark.parametrize("suffix", sorted(MAKERS.keys() - {".txt", ".md", ".csv", ".tsv", ".html"}))
+def test_a_damaged_file_is_said_to_be(suffix: str) -> None:
+    with fails("rejected", "damaged", suffix):
+        parse(b"\x01 this is nothing of the kind", suffix)
+    whole = MAKERS[suffix]()
+    # The beginning of a mail is a mail, and so is that of RTF; a PDF can be mended to one without pages.
+    if suffix not in (".eml", ".rtf", ".pdf"):
+        with fails("rejected", "damaged", suffix):
+            parse(whole[: len(whole) // 3], suffix)
+
+
+def test_what_is_encrypted_or_a_scan_is_said_to_be() -> None:
+    with fails("rejected", "encrypted"):
+        parse(documents.pdf(password="x"), ".pdf")
+    with fails("rejected", "scan"):
+        parse(documents.scanned_pdf(), ".pdf")
+    for suffix in (".docx", ".pptx"):
+        with fails("rejected", "encrypted"):
+            parse(b"\xd0\xcf\x11\xe0" + bytes(2000), suffix)
+    with fails("rejected", "NUL bytes"):
+        parse(b"a\0b", ".txt")
+
+
+def test_an_archive_that_explodes_is_cut_off() -> None:
+    for suffix in (".docx", ".pptx", ".xlsx", ".epub"):
+        buffer = io.BytesIO(MAKERS[suffix]())
+        with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive, archive.open("bomb", "w") as member:
+            for _ in range(501):
+                member.write(bytes(1024 * 1024))
+        assert buffer.tell() < 2 * 1024 * 1024
+        with fails("over_limit", "unpacks to more than"):
+            parse(buffer.getvalue(), suffix)
+
+
+def test_an_archive_of_very_many_files_is_refused() -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for number in range(10_001):
+            archive.writestr(str(number), b"")
+    with fails("over_limit", "10,000 files"):
+        parse(buffer.getvalue(), ".epub")
+
+
+ENTITIES = {".epub": "OEBPS/book.opf", ".docx": "word/document.xml", ".pptx": "ppt/slides/slide1.xml"}
+
+
+def test_entities_are_not_expanded() -> None:
+    laughs = "".join(f'<!ENTITY e{n + 1} "{f"&e{n};" * 10}">' for n in range(9))
+    bomb = f'<!DOCTYPE x [<!ENTITY e0 "ha">{laughs}]>'
+    outside = '<!DOCTYPE x [<!ENTITY e9 SYSTEM "file:///etc/passwd">]>'
+    for doctype in (bomb, outside):
+        for suffix, name in ENTITIES.items():
+            buffer = io.BytesIO()
+            with (
+                zipfile.ZipFile(io.BytesIO(MAKERS[suffix]())) as source,
+                zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as target,
+            ):
+                for member in source.namelist():
+                    content = source.read(member).decode("latin-1")
+                    if member == name:
+                        end = content.index("?>") + 2 if content.startswith("<?xml") else 0
+                        content = content[:end] + doctype + content[end:].replace(">", ">&e9;", 1)
+                    target.writestr(member, content.encode("latin-1"))
+            text = ""
+            with contextlib.suppress(ApplicationError):
+                text = text_of(parse(buffer.getvalue(), suffix))
+            assert "haha" not in text
+            assert "root:" not in text
+
+
+def test_deep_nesting_is_refused() -> None:
+    with fails("over_limit", "nested"):
+        parse(b"[" * 100_000 + b"]" * 100_000, ".json")
+    deep: dict[str, object] = {"x": "y"}
+    for _ in range(900):
+        deep = {"x": deep}
+    parse(json.dumps(deep).encode(), ".json")
+    with fails("rejected", "damaged"):
+        parse(b"<div>" * 5000 + b"text", ".html")
+
+
+def test_empty_documents_have_no_text() -> None:
+    for suffix in (".txt", ".md", ".csv", ".jsonl"):
+        assert not text_of(parse(b"", suffix)).strip()
+
+
+# Which format it is
+
+
+@pytest.mark.parametrize(
+    ("media_type", "filename", "suffix"),
+    [
+        ("", "a.PDF", ".pdf"),
+        ("application/pdf", "a.txt", ".pdf"),
+        ("text/html; charset=utf-8", "", ".html"),
+        ("text/plain", "notes.md", ".md"),
+        ("text/plain", "notes", ".txt"),
+        ("text/x-markdown", "notes.md", ".md"),
+        ("application/octet-stream", "a.docx", ".docx"),
+        ("application/octet-stream", "a.exe", None),
+        ("image/png", "", ".png"),
+        ("image/svg+xml", "a.svg", None),
+        ("video/mp4", "a.txt", None),
+        ("", "", None),
+        ("", None, None),
+    ],
+)
+def test_the_format_is_told_by_type_and_name(media_type: str, filename: str | None, suffix: str | None) -> None:
+    assert suffix_for(media_type, filename) == suffix
+    assert suffix is None or suffix in SUFFIXES | IMAGE_SUFFIXES

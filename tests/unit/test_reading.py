@@ -1,0 +1,91 @@
+"""Reading in processes of their own: what goes wrong there takes nothing with it."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import psutil
+import pytest
+
+from activities.reading import Reader
+from tests import documents
+from tests.conftest import REPOSITORY
+from tests.contract.records import fails
+
+
+def readers_of(pid: int) -> list[psutil.Process]:
+    children = psutil.Process(pid).children(recursive=True)
+    return [child for child in children if "to_process" in " ".join(child.cmdline())]
+
+
+async def test_documents_are_read_in_another_process() -> None:
+    reader = Reader(200, 20)
+    found = await asyncio.gather(*(reader.read(maker(), suffix) for suffix, maker in documents.MAKERS.items()))
+    assert all(document.pieces for document in found)
+    assert found[0].title == documents.TITLE
+    assert 1 <= len(readers_of(os.getpid())) <= 2
+
+
+async def test_a_refusal_crosses_whole() -> None:
+    with fails("rejected", "encrypted"):
+        await Reader(200, 20).read(documents.pdf(password="x"), ".pdf")
+
+
+async def test_what_takes_too_long_is_ended_and_the_next_is_read() -> None:
+    reader = Reader(200, 20, seconds=0.3)
+    with fails("over_limit", "0.3 seconds"):
+        await reader.read(b"word " * 8_000_000, ".txt")
+    patient = Reader(200, 20)
+    assert (await patient.read(documents.text(), ".txt")).pieces
+
+
+async def test_a_process_that_dies_takes_one_document_with_it() -> None:
+    reader = Reader(200, 20)
+    await reader.read(documents.text(), ".txt")
+    reading = asyncio.create_task(reader.read(b"word " * 8_000_000, ".txt"))
+    async with asyncio.timeout(30):
+        while not any(child.cpu_percent(0.05) > 20 for child in readers_of(os.getpid())):
+            await asyncio.sleep(0)
+    for child in readers_of(os.getpid()):
+        child.kill()
+    with fails("over_limit", "was ended"):
+        await reading
+    assert (await reader.read(documents.text(), ".txt")).pieces
+
+
+async def test_memory_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader(200, 20)
+    with fails("over_limit", "memory"):
+        await reader._run(bytearray, 7 * 1024**3)
+
+
+def test_no_process_outlives_the_one_that_reads(tmp_path: Path) -> None:
+    """Killed in the middle of a document."""
+    program = textwrap.dedent("""
+        import asyncio
+        from activities.reading import Reader
+
+        async def main() -> None:
+            reader = Reader(200, 20)
+            await reader.read(b"ready", ".txt")
+            print("ready", flush=True)
+            await reader.read(b"word " * 20_000_000, ".txt")
+
+        if __name__ == "__main__":
+            asyncio.run(main())
+    """)
+    script = tmp_path / "reads.py"
+    script.write_text(program)
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, env=environment)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == b"ready\n"
+    children = readers_of(parent.pid)
+    assert children
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert psutil.wait_procs(children, timeout=30)[1] == []
