@@ -81,6 +81,8 @@ def build_worker(client: Client, task_queue: str, activities: Sequence[object]) 
         activities=methods,
         workflow_runner=build_workflow_runner(),
         graceful_shutdown_timeout=timedelta(seconds=2),
+        # What a killed worker had in its cache goes to another one after this; by default after ten seconds.
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=4),
         max_concurrent_local_activities=CONCURRENT_ACTIVITIES,
         max_concurrent_activities=CONCURRENT_ACTIVITIES,
         # Heartbeats carry an ingestion's progress, which somebody is watching.

@@ -15,6 +15,7 @@ from workflows.history import steps_of
 
 TOOLS = {
     "hybrid_search",
+    "ingest_documents",
     "store_memory",
     "retrieve_memory",
     "task_status",
@@ -47,14 +48,14 @@ async def test_tools_are_described_for_a_model(client: Client) -> None:
     tools = {tool.name: tool for tool in (await client.list_tools()).tools}
 
     assert set(tools) == TOOLS
-    destructive = {"forget", "invalidate_cache", "cancel_task"}
+    destructive = {"forget", "invalidate_cache", "cancel_task", "ingest_documents"}
     for tool in tools.values():
         assert tool.title
         assert tool.description is not None
         assert "Call it" in tool.description
         assert tool.annotations is not None
         assert tool.annotations.read_only_hint is not None
-        assert tool.annotations.open_world_hint == (tool.name == "search_web")
+        assert tool.annotations.open_world_hint == (tool.name in ("search_web", "ingest_documents"))
         assert bool(tool.annotations.destructive_hint) == (tool.name in destructive)
         assert tool.output_schema is not None
         assert tool.output_schema["type"] == "object"

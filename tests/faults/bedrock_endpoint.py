@@ -4,6 +4,7 @@ On the wire it is Amazon Titan Text Embeddings v2, and a text model that finds e
 """
 
 import asyncio
+import base64
 import json
 import threading
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ class Endpoint:
         failures: (status, error name, message) of the next requests; the last one stays where `for_ever`.
         refused: How many requests were answered with a failure.
         asked: The prompts that the text model was given, in order.
+        seen: The images that it was given, in order: their formats and bytes.
         answers: Whether it answers now; otherwise it takes its time.
     """
 
@@ -41,6 +43,7 @@ class Endpoint:
     for_ever: bool = False
     refused: int = 0
     asked: list[str] = field(default_factory=list)
+    seen: list[tuple[str, bytes]] = field(default_factory=list)
     answers: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -68,12 +71,16 @@ class Endpoint:
 
     async def converse(self, request: Request) -> Response:
         [message] = (await request.json())["messages"]
-        prompt = message["content"][0]["text"]
+        prompt = message["content"][-1]["text"]
+        images = [block["image"] for block in message["content"] if "image" in block]
+        self.seen += [(image["format"], base64.b64decode(image["source"]["bytes"])) for image in images]
         self.asked.append(prompt)
         while not self.answers.is_set():
             await asyncio.sleep(0.01)
         summary = "They live somewhere."
         text = summary if "<material>" in prompt else json.dumps({"importance": 0.9, "summary": summary})
+        if images:
+            text = "A brass fog horn on a granite quay."
         return JSONResponse(
             {
                 "output": {"message": {"role": "assistant", "content": [{"text": text}]}},

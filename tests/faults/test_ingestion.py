@@ -1,0 +1,197 @@
+"""Ingestion whose workers are killed: it goes on where it was, and nothing is lost or doubled."""
+
+import asyncio
+import random
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+import sqlite_vec
+from temporalio.client import Client, WorkflowHandle
+
+from activities.models import IngestParams, IngestResult, SourceRequest
+from mcp_server.local.stack import Addresses
+from tests.conftest import command, environment
+from tests.faults.bedrock_endpoint import Endpoint, serve_endpoint
+from workflows.documents import DataIngestionWorkflow
+
+CHUNK_SETTINGS = {"CHUNK_TOKENS": "40", "CHUNK_OVERLAP_TOKENS": "0"}
+BATCH = 32
+
+
+@pytest.fixture
+def bedrock() -> Iterator[Endpoint]:
+    with serve_endpoint() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def settings(stack: Addresses, user: str, bedrock: Endpoint) -> dict[str, str]:
+    """Settings of workers with a store of their own on the Temporal server that tests share."""
+    assert stack.temporal is not None
+    place = {"TEMPORAL_ADDRESS": stack.temporal, "TEMPORAL_TASK_QUEUE": user}
+    return {**place, **bedrock.settings, **CHUNK_SETTINGS}
+
+
+class Workers:
+    """Worker processes that are killed and replaced."""
+
+    def __init__(self, home: Path, settings: dict[str, str]) -> None:
+        self._environment = environment(home, **settings)
+        self.running: list[asyncio.subprocess.Process] = []
+
+    async def start(self) -> None:
+        quiet = asyncio.subprocess.DEVNULL
+        self.running.append(
+            await asyncio.create_subprocess_exec(*command("worker"), env=self._environment, stderr=quiet)
+        )
+
+    async def kill(self) -> None:
+        """The one that has run longest."""
+        worker = self.running.pop(0)
+        worker.kill()
+        await worker.wait()
+
+    @asynccontextmanager
+    async def ending(self) -> AsyncIterator["Workers"]:
+        try:
+            yield self
+        finally:
+            for worker in self.running:
+                worker.terminate()
+                assert await worker.wait() == 0
+
+
+async def ingestion(temporal: Client, queue: str, folder: Path, user: str) -> WorkflowHandle[Any, IngestResult]:
+    params = IngestParams(user_id=user, sources=[SourceRequest(path=str(folder))], roots=[str(folder)])
+    return await temporal.start_workflow(
+        DataIngestionWorkflow.run, params, id=f"ingest-{uuid.uuid4().hex}", task_queue=queue
+    )
+
+
+class StoreFile:
+    """What the store holds, looked at from outside; nothing before it is there."""
+
+    def __init__(self, home: Path) -> None:
+        self._file = home / "store.db"
+
+    def rows(self, sql: str, *arguments: object) -> list[Any]:
+        if not self._file.exists():
+            return []
+        db = apsw.Connection(str(self._file))
+        try:
+            db.set_busy_timeout(5000)
+            db.enable_load_extension(True)
+            db.load_extension(sqlite_vec.loadable_path())
+            return db.execute(sql, arguments).fetchall()
+        except apsw.SQLError as missing:
+            if "no such table" not in str(missing):
+                raise
+            return []
+        finally:
+            db.close()
+
+    def chunks(self, user: str) -> list[Any]:
+        """Every chunk of a user, with its vector, and whether the keyword index holds it."""
+        return self.rows(
+            "select d.source, d.position, d.text, d.content_hash, json_remove(d.metadata, '$.document_id'), "
+            "vec_to_json(v.embedding), exists (select 1 from documents_text_docsize t where t.id = d.id) "
+            "from documents d join documents_vectors v on v.rowid = d.id where d.user_id = ? order by 1, 2",
+            user,
+        )
+
+
+async def test_an_ingestion_killed_at_ten_moments_stores_what_an_undisturbed_one_does(
+    temporal: Client, user: str, settings: dict[str, str], tmp_path: Path
+) -> None:
+    folder, home = tmp_path / "notes", tmp_path / "home"
+    folder.mkdir()
+    home.mkdir()
+    for number in range(500):
+        sentences = 20 if number % 100 == 50 else 1
+        text = "\n\n".join(f"Buoy {number} drifts {n} yards past rock {n * number}." for n in range(sentences))
+        (folder / f"{number:03}.md").write_text(f"# Buoy {number}\n\n{text}\n")
+    moments = sorted(random.Random(user).sample(range(5, 480), 10))
+    store, workers = StoreFile(home), Workers(home, settings)
+    sources = "select count(*) from sources where user_id = 'disturbed'"
+
+    async with workers.ending():
+        for _ in range(3):
+            await workers.start()
+        handle = await ingestion(temporal, user, folder, "disturbed")
+        async with asyncio.timeout(170):
+            for moment in moments:
+                while not store.rows(sources) or store.rows(sources)[0][0] < moment:
+                    await asyncio.sleep(0.02)
+                await workers.kill()
+                await workers.start()
+            result = await handle.result()
+            assert (result.stored + result.unchanged, result.failed) == (500, 0), result
+            undisturbed = await (await ingestion(temporal, user, folder, "undisturbed")).result()
+    assert (undisturbed.stored, undisturbed.failed) == (500, 0)
+
+    stored = store.chunks("disturbed")
+    assert stored == store.chunks("undisturbed")
+    assert len(stored) == undisturbed.chunks
+    assert len({row[0] for row in stored}) == 500
+    assert all(indexed for *_, indexed in stored)
+    counts = "select sum(chunks), count(*) from sources where user_id = 'disturbed'"
+    assert store.rows(counts) == [(undisturbed.chunks, 500)]
+    tables = ("documents", "documents_vectors_rowids", "documents_text_docsize")
+    assert [store.rows(f"select count(*) from {table}")[0][0] for table in tables] == [2 * undisturbed.chunks] * 3
+    assert store.rows("select count(*) from staged_vectors") == [(0,)]
+    assert list((home / "contents").iterdir()) == []
+
+
+async def test_what_a_killed_worker_has_embedded_is_not_embedded_again(
+    temporal: Client, user: str, bedrock: Endpoint, settings: dict[str, str], tmp_path: Path
+) -> None:
+    folder, home = tmp_path / "book", tmp_path / "home"
+    folder.mkdir()
+    home.mkdir()
+    text = "\n\n".join(
+        f"Chapter {n} tells of ship {n * 7} and her cargo of {n * 13} casks of wine." for n in range(600)
+    )
+    (folder / "book.txt").write_text(text)
+    store, workers = StoreFile(home), Workers(home, settings)
+    staged = "select count(*) from staged_vectors"
+
+    async with workers.ending():
+        await workers.start()
+        handle = await ingestion(temporal, user, folder, user)
+        async with asyncio.timeout(100):
+            while not store.rows(staged) or store.rows(staged)[0][0] < 3 * BATCH:
+                await asyncio.sleep(0.01)
+            await workers.kill()
+            assert store.rows("select count(*) from documents") == [(0,)]
+            await workers.start()
+            result = await handle.result()
+
+    assert (result.stored, result.failed) == (1, 0)
+    assert result.chunks > 5 * BATCH
+    # At most the batch that was under way, and the one whose vectors weren't kept yet.
+    assert result.chunks <= len(bedrock.embedded) <= result.chunks + 2 * BATCH
+    assert len(store.chunks(user)) == result.chunks
+    assert store.rows(staged) == [(0,)]
+
+
+async def test_a_throttled_model_is_waited_for(
+    temporal: Client, user: str, bedrock: Endpoint, settings: dict[str, str], tmp_path: Path
+) -> None:
+    folder, home = tmp_path / "notes", tmp_path / "home"
+    folder.mkdir()
+    home.mkdir()
+    for number in range(8):
+        (folder / f"{number}.md").write_text(f"# Buoy {number}\n\nIt drifts.")
+    bedrock.failures = [(429, "ThrottlingException", "Too many requests")] * 6
+    workers = Workers(home, settings)
+    async with workers.ending():
+        await workers.start()
+        async with asyncio.timeout(100):
+            result = await (await ingestion(temporal, user, folder, user)).result()
+    assert (result.stored, result.chunks, result.failed) == (8, 8, 0)
+    assert bedrock.refused == 6
