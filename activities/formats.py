@@ -410,22 +410,19 @@ def _pdf(content: bytes) -> Document:
         path: tuple[str, ...] = ()
         total = 0
         for number in range(len(pdf)):
-            begun = outline.get(number, [])
             page = pdf[number]
             text_page = page.get_textpage()
-            text = _HYPHENATED.sub("", text_page.get_text_bounded().replace("\r\n", "\n")).replace("\r", "\n")
+            text = _reflowed(_HYPHENATED.sub("", text_page.get_text_bounded().replace("\r\n", "\n")))
             text_page.close()
             page.close()
             total += len(text)
             if total > MAX_TEXT:
                 raise failure("over_limit", f"It holds more than {MAX_TEXT // 1024 // 1024} MiB of text. Split it.")
-            if text.strip():
-                # Where no section goes on from the page before, the page is under the first that it begins.
-                parts.append(Part(text, page=number + 1, headings=path or (begun[0] if begun else ())))
-                if begun and _begins_with(text, begun[0][-1]):
-                    parts[-1] = Part(text, page=number + 1, headings=begun[0])
-            if begun:
-                path = begun[-1]
+            begun = outline.get(number, [])
+            for under, stretch in _sections(text, path, begun):
+                if stretch.strip():
+                    parts.append(Part(stretch, page=number + 1, headings=under))
+            path = begun[-1] if begun else path
         if not parts:
             raise failure(
                 "rejected", "None of its pages has text: it is a scan. Recognise its text first, or ingest its images."
@@ -434,8 +431,37 @@ def _pdf(content: bytes) -> Document:
     return Document(title or None, parts)
 
 
-def _begins_with(text: str, heading: str) -> bool:
-    return "".join(text.split()).casefold().startswith("".join(heading.split()).casefold())
+def _sections(
+    text: str, path: tuple[str, ...], begun: Sequence[tuple[str, ...]]
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """A page's text cut where its headings stand, each stretch with the path of the heading that it is under.
+
+    Args:
+        text: Of the page.
+        path: Of the heading that is above the page.
+        begun: Paths of the headings that the outline has on it, in order.
+    """
+    start = 0
+    for heading in begun:
+        words = r"\s+".join(re.escape(word) for word in heading[-1].split())
+        found = re.compile(rf"^\s*{words}", re.MULTILINE | re.IGNORECASE).search(text, start)
+        if found is not None:
+            yield path, text[start : found.start()]
+            start = found.start()
+        elif start:
+            continue
+        # Where the outline's first heading is drawn otherwise, all of the page is taken to be under it.
+        path = heading
+    yield path, text[start:]
+
+
+def _reflowed(text: str) -> str:
+    """A page's text with the lines of a paragraph joined: where a line is full and no sentence ends, it goes on."""
+    lines = [line.strip() for line in text.replace("\r", "\n").split("\n")]
+    full = max(map(len, lines), default=0) * 0.6
+    return "".join(
+        line + (" " if len(line) > full and not line.endswith((".", "!", "?", ":", ";")) else "\n") for line in lines
+    )
 
 
 def _outline(pdf: Any) -> dict[int, list[tuple[str, ...]]]:

@@ -72,6 +72,17 @@ class Demo:
 
         await self._search("How do insects with no leader settle an argument about where to live?")
         await self._search("How many seconds slow was H4 when it reached Jamaica?", limit=1)
+        # In a PDF, a Word document and a web page.
+        await self._search("What did Fresnel cut a lens into?", limit=1)
+        await self._search("Who carried a coffee plant to Martinique?", limit=1)
+        await self._search("When was a dodo seen for the last time?", limit=1)
+
+        text = "# Tide table\n\nHigh water at Dover is at 11:40 on Tuesday."
+        ingested = _content(await self.call("ingest_documents", text=text, name="tide-table"))["sources"][0]
+        console.print(f"  {ingested['status']} in {ingested['chunks']} chunk: document://{ingested['document_id']}")
+        await self._client.read_resource(f"document://{ingested['document_id']}")
+        console.print("  read again as a resource")
+        await self._search("When is high water on Tuesday?", limit=1)
 
         conversation = (
             ("human", "My sister Ines lives in Lisbon.", "2026-03-01"),
@@ -148,9 +159,9 @@ class Demo:
         for hit in found["results"]:
             legs = f"vector {_number(hit['vector_score'])}, text {_number(hit['text_score'])}"
             text = " ".join(hit["text"].split())
-            console.print(
-                f"  {hit['score']:.2f} ({legs})  [green]{escape(hit['metadata']['title'])}[/]: {escape(text[:140])}…"
-            )
+            where = " > ".join(dict.fromkeys([hit["metadata"]["title"], *hit["metadata"].get("headings", [])]))
+            page = f", page {hit['metadata']['page']}" if "page" in hit["metadata"] else ""
+            console.print(f"  {hit['score']:.2f} ({legs})  [green]{escape(where)}{page}[/]: {escape(text[:120])}…")
 
     async def _memories_formed(self) -> None:
         """Wait until the memories that the messages set off have formed, in the user's workflow."""

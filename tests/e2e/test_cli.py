@@ -29,7 +29,7 @@ QUESTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", ["", "serve", "worker", "ingest", "reembed", "doctor", "demo", "token"])
+@pytest.mark.parametrize("name", ["", "serve", "worker", "ingest", "documents", "reembed", "doctor", "demo", "token"])
 async def test_every_command_has_help_with_an_example(home: Path, name: str) -> None:
     status, output = await run(home, *([name] if name else []), "--help")
 
@@ -42,12 +42,12 @@ async def test_ingest_makes_documents_searchable_and_stores_nothing_twice(
 ) -> None:
     status, first = await run(home, "ingest", str(CORPUS), "--user-id", user)
     assert status == 0, first
-    stored = re.search(r"12 documents stored in (\d+) chunks, 0 unchanged, 0 failed", first)
+    stored = re.search(r"15 documents stored in (\d+) chunks, 0 unchanged, 0 failed", first)
     assert stored, first
 
     status, second = await run(home, "ingest", str(CORPUS), "--user-id", user)
     assert status == 0, second
-    assert "0 documents stored in 0 chunks, 12 unchanged, 0 failed" in second
+    assert "0 documents stored in 0 chunks, 15 unchanged, 0 failed" in second
 
     everything = content(
         await client.call_tool("hybrid_search", {"query": "the", "user_id": user, "limit": 100, "weight": 0})

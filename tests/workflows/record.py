@@ -14,6 +14,7 @@ from activities.memory import memory_workflow_id
 from mcp_server.local.stack import leased
 from mcp_server.runtime import connect
 from mcp_server.settings import Settings
+from tests import documents
 from tests.conftest import serve
 from tests.e2e.test_http import run
 from tests.faults.bedrock_endpoint import serve_endpoint
@@ -40,6 +41,12 @@ CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "WebSearchWorkflow": ("search_web", {"query": "Oslo"}),
 }
 
+COMMANDS = (
+    *("DataIngestionWorkflow", "DocumentListWorkflow", "DocumentReadWorkflow", "DocumentRemovalWorkflow"),
+    *("ImageProcessingWorkflow", "ReembeddingWorkflow"),
+)
+"""Workflows that no tool's result names."""
+
 
 async def record() -> None:
     """Make each call, and write down what its workflow did."""
@@ -51,8 +58,16 @@ async def record() -> None:
         (notes / "boiler.md").write_text("# Boiler\n\nThe boiler is in the cellar.\n")
         async with leased(home, ["temporal", "models"]) as addresses:
             temporal = await connect(Settings(durable_context_home=home), addresses.temporal)
+            (notes / "sign.png").write_bytes(documents.image("PNG"))
+            (notes / "broken.pdf").write_bytes(b"no PDF")
             await run(home, "ingest", str(notes), "--user-id", "ada")
+            await run(home, "documents", "list", "--user-id", "ada")
+            await run(home, "documents", "remove", str(notes / "boiler.md"), "--user-id", "ada")
             async with serve(home) as client:
+                kept = await client.call_tool("ingest_documents", {"text": "The boiler hums.", "name": "boiler"})
+                assert kept.structured_content is not None
+                key = kept.structured_content["sources"][0]["document_id"]
+                await client.read_resource(f"document://{key}")
                 for name, (tool, arguments) in CALLS.items():
                     result = await client.call_tool(tool, arguments)
                     assert result.meta is not None
@@ -70,9 +85,12 @@ async def record() -> None:
                 assert result.meta is not None
                 await write(temporal, "MemoryStorageWorkflow.throttled", result.meta["durable-context/workflow_id"])
             await run(home, "reembed", **settings)
-            commands = "WorkflowType IN ('DataIngestionWorkflow', 'ReembeddingWorkflow')"
-            async for execution in temporal.list_workflows(commands):
-                await write(temporal, execution.workflow_type, execution.id)
+            named = ", ".join(f"'{name}'" for name in COMMANDS)
+            async for execution in temporal.list_workflows(f"WorkflowType IN ({named})"):
+                if execution.id.startswith("ingest_documents-"):
+                    await write(temporal, "DataIngestionWorkflow.text", execution.id)
+                else:
+                    await write(temporal, execution.workflow_type, execution.id)
 
 
 async def record_group(client: Client, temporal: TemporalClient) -> None:
