@@ -1,5 +1,6 @@
 """The semantic cache: identical queries by hash, similar ones by vector."""
 
+import asyncio
 import hashlib
 from datetime import UTC, datetime
 
@@ -83,7 +84,8 @@ class CacheActivities:
         now = datetime.now(UTC)
         matches = await store.nearest_cached(lookup.user_id, lookup.embedding, now, lookup)
         for match in matches:
-            if is_hit(lookup.query, match.entry.query, match.similarity, self._threshold_of(lookup)):
+            threshold = self._threshold_of(lookup)
+            if await asyncio.to_thread(is_hit, lookup.query, match.entry.query, match.similarity, threshold):
                 return _hit(match.entry, match.similarity, now)
         return CacheCheckResult(hit=False, similarity=matches[0].similarity if matches else None)
 

@@ -196,6 +196,10 @@ def _read(numbers: list[str], text: str, language: str) -> Reading:
     return Reading(tuple(words), tuple(numbers), kind, modality, persons, tense, frozenset(sides), whole)
 
 
+MAX_CHARACTERS = 1_000
+"""Length of a question beyond which it is compared with none: how long that takes grows with its square."""
+
+
 def _same(one: str, other: str) -> bool:
     groups = _groups()
     return one == other or (one in groups and other in groups and not groups[one].isdisjoint(groups[other]))
@@ -206,7 +210,9 @@ _OF_FRAGMENTS = frozenset({"", "what", "how", "who", "many"})
 
 def _unmatched(one: Reading, other: Reading) -> list[str]:
     """Words of one question that have no counterpart in the other."""
-    return [word for word in one.words if not any(_same(word, match) for match in other.words)]
+    groups, held = _groups(), set(other.words)
+    meant = {group for word in held for group in groups.get(word, ())}
+    return [word for word in one.words if word not in held and meant.isdisjoint(groups.get(word, ()))]
 
 
 def _kinds_differ(one: Reading, other: Reading) -> bool:
@@ -251,6 +257,11 @@ def _roles_differ(one: Reading, other: Reading) -> bool:
         theirs = {word for side, word in other.sides if side == preposition}
         if mine and theirs and not any(_same(word, match) for word in mine for match in theirs):
             return True
+    for word in {word for _, word in one.sides}:
+        mine = {side for side, match in one.sides if match == word}
+        theirs = {side for side, match in other.sides if _same(word, match)}
+        if theirs and mine.isdisjoint(theirs):
+            return True
     return _swapped(one.whole, other.whole)
 
 
@@ -263,11 +274,17 @@ def agree(one: str, other: str) -> bool:
     no); in what can, should or must be; in tense, where nothing else differs; or in who does what to whom.
 
     English is read as described. Of a few other languages the words that add nothing are known; of the rest, every word
-    matters. Questions that are equal up to case and white space always agree.
+    matters. Questions that are equal up to case and white space always agree; of others, those longer than
+    MAX_CHARACTERS never do.
     """
     if normalised(one) == normalised(other):
         return True
+    if max(len(one), len(other)) > MAX_CHARACTERS:
+        return False
     prepared = [_prepared(one), _prepared(other)]
+    # A character may stand for eighteen.
+    if max(len(text) for _, text in prepared) > MAX_CHARACTERS:
+        return False
     language = _language([text for _, text in prepared])
     mine, theirs = (_read(numbers, text, language) for numbers, text in prepared)
     if mine.numbers != theirs.numbers:

@@ -194,7 +194,7 @@ TENSES: dict[str, str] = {"past": "was were did had", "present": "is are am do d
 
 ARTICLES = "a an the"
 
-DIRECTIONS = "from to into onto than by over under against before after minus"
+DIRECTIONS = "from to into onto than by about over under against before after minus"
 """Prepositions that tell the two sides of a relation apart."""
 
 EMPTY = """

@@ -35,7 +35,7 @@ QUESTIONS = Path(__file__).with_name("search_questions.jsonl")
 WEIGHTS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0)
 """Of the vector leg: 0 is the keyword leg alone, 1 the vector leg alone."""
 DEPTH = 10
-CHUNKING = (200, 20)
+CHUNKING = (300, 30)
 """The defaults of CHUNK_TOKENS and CHUNK_OVERLAP_TOKENS."""
 CALLS_AT_ONCE = 4
 

@@ -47,6 +47,10 @@ class CallError(Exception):
         self.workflow_id = workflow_id
 
 
+class UnreachableError(CallError):
+    """A piece can't be reached now, and may be back in a moment."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """What activities work with."""
@@ -317,7 +321,7 @@ class Runtime:
             async with asyncio.timeout(deadline - time.monotonic()):
                 await self._settled.wait()
         if self.problem is not None:
-            raise CallError(self.problem)
+            raise CallError(self.problem) if self._refused else UnreachableError(self.problem)
         assert self._client is not None
         return self._client
 
@@ -450,7 +454,12 @@ class Runtime:
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 while True:
-                    client = await self.client(deadline)
+                    try:
+                        client = await self.client(deadline)
+                    except UnreachableError:
+                        if tried:
+                            raise TimeoutError from None
+                        raise
                     tried = True
                     try:
                         return await client.start_workflow(
@@ -458,7 +467,8 @@ class Runtime:
                             params,
                             id=workflow_id,
                             task_queue=self.settings.temporal_task_queue,
-                            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                            # What failed or was cancelled may be asked for again.
+                            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
                             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                             request_eager_start=self.run_worker,
                             memo=memo,
@@ -471,8 +481,8 @@ class Runtime:
                             raise CallError(_explain_rpc(error, self.settings)) from None
                         await asyncio.sleep(RETRY_SECONDS)
         except TimeoutError:
-            if self.problem is not None:
-                raise CallError(self.problem, workflow_id if tried else None) from None
+            if self.problem is not None and not tried:
+                raise CallError(self.problem) from None
             raise CallError(f"{_unreachable(self.settings)} {_MAYBE_STARTED}", workflow_id) from None
 
     async def run(self, workflow: Any, params: "BaseModel", name: str) -> Any:
@@ -521,29 +531,34 @@ class Runtime:
             async with asyncio.timeout(DESCRIBE_SECONDS):
                 found = await (await self.handle(workflow_id)).describe()
         except TimeoutError:
-            raise CallError(f"{_unreachable(self.settings)} Try again later.") from None
+            raise UnreachableError(f"{_unreachable(self.settings)} Try again later.") from None
         except RPCError as error:
             if error.status in (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT):
                 return None
             raise CallError(_explain_rpc(error, self.settings)) from None
         return found if found.task_queue == self.settings.temporal_task_queue else None
 
-    async def retention(self) -> timedelta:
-        """How long Temporal keeps a workflow once it has ended."""
+    async def retention(self) -> timedelta | None:
+        """How long Temporal keeps a workflow once it has ended; None where it doesn't say."""
         from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+        from temporalio.service import RPCError
 
-        client = await self.client(time.monotonic() + DESCRIBE_SECONDS)
-        namespace = await client.workflow_service.describe_namespace(
-            DescribeNamespaceRequest(namespace=client.namespace)
-        )
+        try:
+            async with asyncio.timeout(DESCRIBE_SECONDS):
+                client = await self.client(time.monotonic() + DESCRIBE_SECONDS)
+                namespace = await client.workflow_service.describe_namespace(
+                    DescribeNamespaceRequest(namespace=client.namespace)
+                )
+        except (TimeoutError, RPCError, CallError):
+            return None
         return namespace.config.workflow_execution_retention_ttl.ToTimedelta()
 
     async def result(self, workflow_id: str) -> Any:
-        """A workflow's result as JSON values, however long it takes.
+        """A workflow's result as JSON values, however long it takes, and whether or not Temporal is there meanwhile.
 
         Raises:
             WorkflowFailureError: where it failed.
-            CallError: where Temporal refuses to say.
+            CallError: where Temporal refuses to say, or what only another setting can mend is wrong.
         """
         from temporalio.service import RPCError
 
@@ -551,6 +566,8 @@ class Runtime:
             try:
                 # By its id alone it comes as plain values, whatever its workflow says that it is.
                 return await (await self.handle(workflow_id)).result()
+            except UnreachableError:
+                await asyncio.sleep(RETRY_SECONDS)
             except RPCError as error:
                 if not _passes(error):
                     raise CallError(_explain_rpc(error, self.settings), workflow_id) from None
@@ -560,9 +577,12 @@ class Runtime:
         """Why a workflow hasn't ended yet: the last failure of the step that is being retried, if any."""
         from temporalio.api.enums.v1 import PendingWorkflowTaskState
 
+        from activities.errors import KINDS
+
         raw = description.raw_description
         for item in raw.pending_activities:
-            if item.HasField("last_failure"):
+            # Others' words aren't meant for callers.
+            if item.last_failure.application_failure_info.type in KINDS:
                 return str(item.last_failure.message)
         waiting = PendingWorkflowTaskState.PENDING_WORKFLOW_TASK_STATE_SCHEDULED
         if not self.run_worker and raw.HasField("pending_workflow_task") and raw.pending_workflow_task.state == waiting:

@@ -106,13 +106,13 @@ class Settings(BaseSettings):
     )
 
     chunk_tokens: int = Field(
-        default=200,
+        default=300,
         ge=32,
         le=4000,
         description="Length of a document's chunks, at most, in tokens of the local embedding model's tokenizer.",
     )
     chunk_overlap_tokens: int = Field(
-        default=20, ge=0, description="How many of them a chunk shares with the one before it."
+        default=30, ge=0, description="How many of them a chunk shares with the one before it."
     )
     ingest_roots: Annotated[list[Path], NoDecode] = Field(
         default_factory=list,

@@ -44,7 +44,7 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel, Field
 
-from mcp_server.runtime import CallError, Runtime, explain_failure
+from mcp_server.runtime import CallError, Runtime, UnreachableError, explain_failure
 
 if TYPE_CHECKING:
     from temporalio.client import WorkflowExecutionDescription, WorkflowHandle
@@ -63,6 +63,12 @@ TOLD_SECONDS = 2.0
 """How long an update of a task waits for its workflow to take what it was told."""
 CANCEL_SECONDS = 5.0
 """How long a cancelled call tries to cancel its workflow."""
+RESULT_SECONDS = 10.0
+"""How long the result of a workflow that has ended may take to be read."""
+TICK = 1e-6
+"""Progress that is told where there is none."""
+MAX_LISTENED = 100
+"""Tasks that one subscription may name."""
 MAX_KEY = 256
 _RESUMING = "task "
 """How the state of a call begins whose client was asked something by its workflow, and not by its tool."""
@@ -293,10 +299,13 @@ class Tasks(Extension):
         workflow_id, memo = self._identify(call, tool, params)
         deadline = time.monotonic() + settings.call_timeout_seconds
         try:
-            async with self._cancelled_with(call, workflow_id):
+            if call.key is not None:
+                # Whose work it is isn't known yet: cancelling the call must not end another's.
                 handle = await self._runtime.start(workflow, params, workflow_id, memo, deadline)
-                if call.key is not None:
-                    await self._check_same(call, workflow_id, memo["task"]["arguments"])
+                await self._check_same(call, workflow_id, memo["task"]["arguments"])
+            async with self._cancelled_with(call, workflow_id):
+                if call.key is None:
+                    handle = await self._runtime.start(workflow, params, workflow_id, memo, deadline)
                 return await self._await(call, handle, deadline)
         except CallError as error:
             return error_of(str(error), error.workflow_id)
@@ -360,7 +369,7 @@ class Tasks(Extension):
             CallError: for what went wrong.
             MCPError: where the workflow failed with one.
         """
-        answered = answered or set()
+        answered, told = answered or set(), -TICK
         grace = time.monotonic() + self._runtime.settings.task_grace_seconds
         result = asyncio.create_task(self._result(handle.id))
         try:
@@ -382,11 +391,16 @@ class Tasks(Extension):
                     grace = time.monotonic() + POLL_SECONDS
                     continue
                 if state.has_ended:
-                    return await result
+                    await asyncio.wait({result}, timeout=max(0.0, deadline - time.monotonic()))
+                    if result.done():
+                        return result.result()
+                    raise _UnfinishedError(self._goes_on(handle.id, "working", state.message))
                 if time.monotonic() >= until and call.takes_tasks:
                     raise _UnfinishedError({"resultType": "task"} | self._handle_of(state))
                 if state.progress and call.reports:
-                    await call.ctx.session.report_progress(state.progress["fraction"] or 0.0, 1.0, state.message)
+                    # It has to grow with each notification, also where only time passes.
+                    told = max(state.progress["fraction"] or 0.0, told + TICK)
+                    await call.ctx.session.report_progress(told, 1.0, state.message)
                 if not call.takes_tasks and (fresh := state.requests.keys() - answered):
                     answered |= fresh
                     await self._ask(call, handle, {key: state.requests[key] for key in fresh})
@@ -479,13 +493,16 @@ class Tasks(Extension):
 
     async def _update(self, ctx: ServerRequestContext[Any, Any], params: _UpdateParams) -> HandlerResult:
         call = await self._enter(ctx, params)
+        for key, response in _plain(params.input_responses).items():
+            if not isinstance(response, dict):
+                raise MCPError(INVALID_PARAMS, f"inputResponses: {key} must be what the request is answered with")
         state = await self._state_of(call.owner, params.task_id)
         told = state.requests.keys() & params.input_responses.keys()
         await self._tell(params.task_id, params.input_responses)
         # The signal isn't lost any more. Mostly the workflow takes it at once, and the next tasks/get can say so.
         deadline = time.monotonic() + TOLD_SECONDS
         while told & state.requests.keys() and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)
             state = await self._state_of(call.owner, params.task_id)
         return {"resultType": "complete"}
 
@@ -520,6 +537,11 @@ class Tasks(Extension):
             task_ids = (params.notifications.model_extra or {}).get("taskIds")
             if not task_ids:
                 return await listen(ctx, params)
+            if not isinstance(task_ids, list) or not all(isinstance(one, str) for one in task_ids):
+                raise MCPError(INVALID_PARAMS, "taskIds must be a list of strings")
+            task_ids = list(dict.fromkeys(task_ids))
+            if len(task_ids) > MAX_LISTENED:
+                raise MCPError(INVALID_PARAMS, f"taskIds must name at most {MAX_LISTENED} tasks")
             require_client_extension(ctx, EXTENSION)
             await self._runtime.loaded()
             call = _Call(ctx, self._owner_of(ctx.request), None)
@@ -654,13 +676,17 @@ class Tasks(Extension):
                 parts["message"] = reason
         else:
             updated = description.close_time or updated
-            parts["lifetime"] = updated - description.start_time + await self._kept()
+            kept = await self._kept()
+            parts["lifetime"] = updated - description.start_time + kept if kept is not None else None
             if description.status == WorkflowExecutionStatus.CANCELED:
                 status, parts["message"] = "cancelled", "The task was cancelled."
             else:
                 try:
                     status = "completed"
-                    parts["result"] = await self._result(description.id)
+                    async with asyncio.timeout(RESULT_SECONDS):
+                        parts["result"] = await self._result(description.id)
+                except TimeoutError:
+                    raise UnreachableError("The result can't be read now. Try again later.", description.id) from None
                 except CallError as error:
                     parts["result"] = error_of(str(error), description.id)
                 except MCPError as error:
@@ -675,7 +701,7 @@ class Tasks(Extension):
             **parts,
         )
 
-    async def _kept(self) -> timedelta:
+    async def _kept(self) -> timedelta | None:
         """How long Temporal keeps a workflow once it has ended."""
         if self._retention is None:
             self._retention = await self._runtime.retention()

@@ -1,5 +1,6 @@
 """Memory: store a message, let a memory form from it, and recall what bears on a text."""
 
+import hashlib
 from collections import deque
 from datetime import timedelta
 
@@ -48,8 +49,7 @@ class MemoryStorageWorkflow:
     async def run(self, params: StoreMemoryParams) -> StoreMemoryResult:
         side = EMBEDDED["conversations"].side
         place = MessagePlace(
-            # The workflow's id is the message's: an activity that runs twice writes the same record.
-            message_id=workflow.info().workflow_id,
+            message_id=_message_id(params),
             user_id=params.user_id,
             conversation_id=params.conversation_id,
             timestamp=params.timestamp or workflow.now(),
@@ -69,6 +69,15 @@ class MemoryStorageWorkflow:
         stored = await step(MemoryActivities.store_message, message)
         await step(MemoryActivities.pass_on_message, stored)
         return StoreMemoryResult(message_id=stored.message_id, memory_forming=stored.significant)
+
+
+def _message_id(params: StoreMemoryParams) -> str:
+    """Id of a message: the same for each attempt and for a call that is made again, another for another message.
+
+    A caller's key names a workflow. Used for another message once Temporal has forgotten that, it must not replace it.
+    """
+    said = hashlib.sha256(params.model_dump_json().encode()).hexdigest()
+    return f"{workflow.info().workflow_id}-{said[:12]}"
 
 
 @workflow.defn

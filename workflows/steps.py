@@ -1,5 +1,6 @@
 """How a workflow takes a step: at once in this worker, and durably where that fails."""
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -20,6 +21,9 @@ READ_GIVE_UP = timedelta(seconds=40)
 
 WRITE_GIVE_UP = timedelta(days=7)
 """How long a write is tried: it is done once the missing piece returns."""
+
+ANSWER_WITHIN = timedelta(hours=1)
+"""How long somebody who is asked has to answer."""
 
 HEARTBEAT = timedelta(seconds=10)
 """After how long without a word a long activity goes to another worker."""
@@ -51,11 +55,14 @@ class Questions:
         workflow.set_signal_handler("input_responses", self._receive)
 
     def _receive(self, responses: dict[str, Any]) -> None:
-        """Take the answers to what is open; others, and second ones, are ignored."""
-        for key in self._open.keys() & responses.keys():
+        """Take the answers to what is open; others, second ones, and what is none, are ignored."""
+        answered = {key: responses[key] for key in self._open.keys() & responses.keys()}
+        answered = {key: answer for key, answer in answered.items() if isinstance(answer, dict)}
+        for key in answered:
             del self._open[key]
-            self._answers[key] = responses[key]
-        self._publish()
+        self._answers |= answered
+        if answered:
+            self._publish()
 
     def _publish(self) -> None:
         workflow.upsert_memo({"input_requests": dict(self._open) or None})
@@ -63,12 +70,17 @@ class Questions:
     async def ask(self, requests: Mapping[str, Any]) -> dict[str, Any]:
         """Wait for the answers to requests, such as `elicitation/create`, as MCP has both, by their keys.
 
-        A key stands for one request in the life of a workflow.
+        A key stands for one request in the life of a workflow. What nobody answers in time is as good as cancelled.
         """
         self._open |= requests
         self._publish()
-        await workflow.wait_condition(lambda: requests.keys() <= self._answers.keys())
-        return {key: self._answers[key] for key in requests}
+        with contextlib.suppress(TimeoutError):
+            await workflow.wait_condition(lambda: requests.keys() <= self._answers.keys(), timeout=ANSWER_WITHIN)
+        if late := requests.keys() & self._open.keys():
+            for key in late:
+                del self._open[key]
+            self._publish()
+        return {key: self._answers.get(key, {"action": "cancel"}) for key in requests}
 
     async def confirm(self, key: str, message: str) -> bool:
         """Whether the user agrees."""
@@ -79,8 +91,9 @@ class Questions:
         }
         form = {"mode": "form", "message": message, "requestedSchema": schema}
         answers = await self.ask({key: {"method": "elicitation/create", "params": form}})
-        answer = answers[key]
-        return answer.get("action") == "accept" and (answer.get("content") or {}).get("confirm") is True
+        content = answers[key].get("content")
+        agreed = isinstance(content, dict) and content.get("confirm") is True
+        return agreed and answers[key].get("action") == "accept"
 
 
 async def step(

@@ -97,7 +97,7 @@ async def related(
         Candidate(one["_id"], one.get("previous"), one["beginning"], moment(one["timestamp_us"]))
         async for one in conversations.aggregate(beginnings)
     ]
-    ranked = rank_messages(query.text, query.now, legs, candidates)[: query.limit]
+    ranked = (await asyncio.to_thread(rank_messages, query.text, query.now, legs, candidates))[: query.limit]
     among = {"_id": {"$in": [message_id for message_id, _ in ranked]}, "user_id": query.user_id}
     messages = {one["_id"]: one async for one in conversations.find(among, {vector_field: 0})}
     # One may have been forgotten meanwhile.

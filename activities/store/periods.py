@@ -5,6 +5,7 @@ from calendar import month_name
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
 DAY = timedelta(days=1)
 _EVER = datetime(1, 1, 1, tzinfo=UTC)
@@ -30,6 +31,14 @@ _AMBIGUOUS = ("may", "mar", "march")
 _LEADING = re.compile(
     r"\b(?:in|on|of|during|early|late|mid|since|until|till|by|before|after|around|last|this|from)[\s-]+$"
 )
+
+
+MAX_CHARACTERS = 4_000
+"""How much of a text is read."""
+MAX_PERIODS = 16
+"""How many periods a text can name."""
+LED_WITHIN = 32
+"""How many characters before a month what leads to it can stand."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +92,12 @@ def _since(unit: str, count: int, today: datetime) -> tuple[datetime, datetime]:
 
 
 def periods_in(text: str, asked_at: datetime) -> list[Period]:
-    """The periods that `text` names, in UTC; those counted back ("last week", "three days ago") from `asked_at`."""
-    return list(_periods(text.lower(), asked_at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)))
+    """The periods that `text` names, in UTC; those counted back ("last week", "three days ago") from `asked_at`.
+
+    At most MAX_PERIODS, each once, of the first MAX_CHARACTERS: each is compared with every message found.
+    """
+    today = asked_at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return list(islice(dict.fromkeys(_periods(text[:MAX_CHARACTERS].lower(), today)), MAX_PERIODS))
 
 
 def _periods(text: str, today: datetime) -> Iterator[Period]:
@@ -109,7 +122,8 @@ def _periods(text: str, today: datetime) -> Iterator[Period]:
             yield Period(*dates)
     for match in _DATE.finditer(text):
         day_text, year_text = match["before"] or match["after"], match["year"]
-        led = _LEADING.search(text[: match.start("month")])
+        begin = match.start("month")
+        led = _LEADING.search(text[max(0, begin - LED_WITHIN) : begin])
         if match["month"] in _AMBIGUOUS and not (day_text or year_text or led):
             continue
         month = [name[:3].lower() for name in month_name].index(match["month"][:3])

@@ -21,7 +21,7 @@ LABEL_CHARACTERS = 64
 """How much of a message's beginning is enough to tell its speaker."""
 
 # "Ann:" or "Dr. Ann-Marie Lee:", as transcripts begin a line.
-_LABEL = re.compile(r"\s*((?:[^\W\d_][\w.'’-]*[ ]?){1,4}):\s")
+_LABEL = re.compile(r"\s*([^\W\d_][\w.'’-]*(?:[ ][^\W\d_][\w.'’-]*){0,3})[ ]?:\s")
 _WORD = re.compile(r"\w+")
 
 

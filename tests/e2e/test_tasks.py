@@ -1,13 +1,14 @@
 """Tasks as a client of the extension sees them, and as one without it does."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import httpx
 import pytest
@@ -17,6 +18,7 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import Client as TemporalClient
 from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
+from temporalio.service import RPCError
 
 from mcp_server.auth import hash_token
 from mcp_server.local.stack import Addresses
@@ -220,12 +222,12 @@ async def test_a_task_survives_the_server_and_the_worker(
             assert (await wire("tasks/get", {"taskId": task_id}))["status"] == "working"
             worker = await asyncio.create_subprocess_exec(*command("worker"), env=environment(tmp_path, **settings))
             task = await wire.until(task_id, "completed", "failed", "cancelled")
-            assert task["result"]["structuredContent"]["message_id"] == task_id
+            assert task["result"]["structuredContent"]["message_id"].startswith(task_id)
             recalled = await wire.call("retrieve_memory", text="Keep this.")
             if "taskId" in recalled:
                 recalled = (await wire.until(recalled["taskId"], "completed"))["result"]
             related = recalled["structuredContent"]["related_conversation"]
-            assert [one["message_id"] for one in related] == [task_id]
+            assert [one["message_id"].rpartition("-")[0] for one in related] == [task_id]
     finally:
         for process in (worker, server):
             if process.returncode is None:
@@ -359,6 +361,29 @@ async def test_a_call_with_the_same_idempotency_key_is_the_same_call(slow: Wire)
     assert answer["error"]["code"] == INVALID_PARAMS
 
 
+async def test_a_key_that_temporal_has_forgotten_replaces_no_message(
+    client: Client, temporal: TemporalClient, user: str
+) -> None:
+    """Used again for another message, it names another one; for the same message, the same."""
+    ids: list[str] = []
+    for text in ("I am allergic to nuts.", "Book a table for two.", "Book a table for two."):
+        said = PLEASE_KEEP | {"text": text, "user_id": user, "timestamp": "2026-05-03T09:00:00Z"}
+        result = await client.call_tool("store_memory", said, meta=cast(Any, {IDEMPOTENCY_KEY: user}))
+        ids.append(content(result)["message_id"])
+        task_id = workflow_id(result)
+        delete = DeleteWorkflowExecutionRequest(
+            namespace="default", workflow_execution=WorkflowExecution(workflow_id=task_id)
+        )
+        await temporal.workflow_service.delete_workflow_execution(delete)
+        with contextlib.suppress(RPCError):
+            while await temporal.get_workflow_handle(task_id).describe():
+                await asyncio.sleep(0.05)
+    found = content(await client.call_tool("retrieve_memory", {"text": "nuts, table", "user_id": user}))
+    texts = sorted(one["text"] for one in found["related_conversation"])
+    assert texts == ["Book a table for two.", "I am allergic to nuts."]
+    assert ids[0] != ids[1] == ids[2]
+
+
 # Clients without it
 
 
@@ -379,7 +404,7 @@ async def test_a_call_that_takes_too_long_goes_on_as_a_task(
         while (status := content(await client.call_tool("task_status", task)))["status"] == "working":
             await asyncio.sleep(0.1)
         assert status["status"] == "completed"
-        assert status["result"]["message_id"] == late["task_id"]
+        assert status["result"]["message_id"].startswith(late["task_id"])
 
         throttle(bedrock)
         other = content(await client.call_tool("store_memory", PLEASE_KEEP | {"text": "Not this."}))
@@ -420,6 +445,10 @@ async def test_cancelling_a_call_cancels_its_workflow_and_leaving_does_not(
         try:
             expected = WorkflowExecutionStatus.CANCELED if cancels else WorkflowExecutionStatus.COMPLETED
             assert await ended(handle) == expected
+            if cancels:
+                call = request(3, "tools/call", name="store_memory", arguments=PLEASE_KEEP, _meta=key)
+                again = await ask(process, call)
+                assert again["result"]["structuredContent"]["message_id"].startswith(found[0].id), again
         finally:
             worker.terminate()
             await worker.wait()
@@ -441,7 +470,9 @@ async def remembered(client: Client, user: str) -> int:
     return len(found["related_conversation"])
 
 
-async def test_a_task_asks_before_everything_is_forgotten(home: Path, stack: Addresses, user: str) -> None:
+async def test_a_task_asks_before_everything_is_forgotten(
+    home: Path, stack: Addresses, temporal: TemporalClient, user: str
+) -> None:
     async with serve_http(home, TASK_GRACE_SECONDS="0") as address, wired(address) as wire:
         for agrees in (False, True):
             stored = await wire.call("store_memory", user_id=user, **PLEASE_KEEP)
@@ -451,7 +482,12 @@ async def test_a_task_asks_before_everything_is_forgotten(home: Path, stack: Add
             [(key, asked)] = task["inputRequests"].items()
             assert asked["method"] == "elicitation/create"
             assert "everything" in asked["params"]["message"]
-            answers = {"nobody asked": {}, key: {"action": "accept", "content": {"confirm": agrees}}}
+            # What is no answer leaves the question open, and the workflow whole.
+            answer, _ = await wire.ask("tasks/update", {"taskId": task_id, "inputResponses": {key: "yes"}})
+            assert answer["error"]["code"] == INVALID_PARAMS
+            await temporal.get_workflow_handle(task_id).signal("input_responses", {key: ["yes"]})
+            said: Any = {"confirm": True} if agrees else [1]
+            answers = {"nobody asked": {}, key: {"action": "accept", "content": said}}
             await wire("tasks/update", {"taskId": task_id, "inputResponses": answers})
             result = (await wire.until(task_id, "completed"))["result"]
             assert result["isError"] == (not agrees)

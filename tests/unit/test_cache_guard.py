@@ -98,3 +98,28 @@ def test_paraphrases_agree(one: str, other: str) -> None:
 )
 def test_near_misses_do_not(one: str, other: str) -> None:
     assert not agree(one, other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("When is the last flight to Oslo?", "When is the last flight from Oslo?"),
+        ("How do I import contacts to Gmail?", "How do I import contacts from Gmail?"),
+        ("How do I migrate to Postgres?", "How do I migrate from Postgres?"),
+        ("Which films by Hitchcock are there?", "Which films about Hitchcock are there?"),
+    ],
+)
+def test_what_goes_there_does_not_come_from_there(one: str, other: str) -> None:
+    assert not agree(one, other)
+    assert not agree(other, one)
+    assert agree(one, one.upper())
+
+
+def test_very_long_questions_agree_with_themselves_alone() -> None:
+    for long, other in (
+        ("字" * 4000, "宇" * 4000),
+        ("㍿" * 900, "号" * 900),
+        ("how much is " * 300, "how many is " * 300),
+    ):
+        assert not agree(long, other)
+        assert agree(long, long)

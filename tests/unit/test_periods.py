@@ -133,3 +133,11 @@ def test_what_is_so_long_ago_lies_in_the_period(count: int, unit: str, asked: da
     asked = asked.replace(tzinfo=UTC)
     (period,) = periods_in(f"{count} {unit}s ago", asked)
     assert period.start <= asked - count * timedelta(**{f"{unit}s": 1}) < period.end
+
+
+def test_no_text_names_more_periods_than_are_worth_comparing() -> None:
+    assert len(periods_in("1 jan " * 5000, ASKED)) == 1
+    many = " ".join(f"{day} jan {year}" for year in range(2000, 2020) for day in range(1, 20))
+    assert len(periods_in(many, ASKED)) == 16
+    assert periods_in("may " * 8000, ASKED) == []
+    assert periods_in("x " * 5000 + "in May 2023", ASKED) == []

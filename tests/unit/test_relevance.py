@@ -116,3 +116,15 @@ def test_what_every_search_has_first_is_first(searches: list[dict[str, float]], 
     ranked = rank_messages("?", NOON, best, map(candidate, {*others, name}))
     assert ranked[0][0] == name
     assert ranked[0][1] == pytest.approx(1 / BEST)
+
+
+def test_a_message_says_at_its_beginning_who_speaks() -> None:
+    def speaks(text: str, question: str) -> bool:
+        found = scores(question, [{"a": 1.0, "b": 1.0}], candidate("a", text), candidate("b", "x"))
+        return found["a"] > found["b"]
+
+    for text, name in (("Ann: hi", "Ann"), ("Dr. Ann-Marie Lee: hi", "Lee"), ("  Bob : x", "Bob"), ("Éva: x", "Éva")):
+        assert speaks(text, f"What does {name} like?")
+    # The second would be read in a million ways if a word could begin within another.
+    for text in ("Ann said hi", "A" * 64, "Ann one two three four: x", "Ann://x", "12 Ann: x", "Ann  Lee: x"):
+        assert not speaks(text, "What does Ann like, and A?")
