@@ -1,9 +1,8 @@
 """Documents: list what there is, fetch it, read it in chunks, embed those, and swap them for the old ones."""
 
 import asyncio
-import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import TypeAdapter
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from activities.beating import beating
 from activities.bedrock import BedrockEmbeddings
 from activities.chunking import CHUNKING_VERSION, Piece
 from activities.errors import failure
@@ -62,8 +62,6 @@ CONTENTS_KEPT = timedelta(days=8)
 READ_CHARACTERS = 200_000
 """Characters of a document that are read at once."""
 
-BEAT_SECONDS = 2.0
-
 _SOURCES = TypeAdapter(list[Source])
 
 
@@ -103,7 +101,7 @@ class DocumentActivities:
     async def list_sources(self, params: IngestParams) -> Listing:
         """List every source that the requests name, each once, in pages that are kept as contents."""
         info = activity.info()
-        async with _beating():
+        async with beating():
             await self._contents.purge(datetime.now(UTC) - CONTENTS_KEPT)
             found = await self._listed(params)
             total, pages = 0, list[str]()
@@ -160,7 +158,7 @@ class DocumentActivities:
         """
         source = params.source
         assert source.url is not None
-        async with _beating():
+        async with beating():
             page = await self._web.fetch(source.url, lambda media, name: suffix_for(media, name) is not None)
             digest = hashlib.sha256(source.source.encode()).hexdigest()[:32]
             name = f"{activity.info().workflow_id}-{digest}"
@@ -171,18 +169,19 @@ class DocumentActivities:
     async def look_at_source(self, params: SourceParams) -> SourceLook:
         """What a source is, and whether anything is left to do for it."""
         source = params.source
-        try:
-            suffix = _suffix(source)
-            async with _beating():
-                content_hash = await asyncio.to_thread(
-                    self._hash, await self._sources.read(source, params.roots), suffix
-                )
-        except ApplicationError as error:
-            return SourceLook(outcome=_failed(source, error))
-        store = await self._store()
-        if await store.source_hash(params.user_id, params.collection, source.source) == content_hash:
-            key = document_id(params.user_id, params.collection, source.source)
-            return SourceLook(outcome=SourceOutcome(source=source.source, status="unchanged", document_id=key))
+        async with beating():
+            try:
+                suffix = _suffix(source)
+                content = await self._sources.read(source, params.roots)
+            except ApplicationError as error:
+                if not error.non_retryable:
+                    raise
+                return SourceLook(outcome=_failed(source, error))
+            content_hash = await asyncio.to_thread(self._hash, content, suffix)
+            store = await self._store()
+            if await store.source_hash(params.user_id, params.collection, source.source) == content_hash:
+                key = document_id(params.user_id, params.collection, source.source)
+                return SourceLook(outcome=SourceOutcome(source=source.source, status="unchanged", document_id=key))
         return SourceLook(is_image=suffix in IMAGE_SUFFIXES)
 
     def _hash(self, content: bytes, suffix: str) -> str:
@@ -203,7 +202,7 @@ class DocumentActivities:
             ApplicationError: retryable ones only. What is wrong with the source itself is in the outcome.
         """
         source, progress = params.source, [0, 0]
-        async with _beating(progress):
+        async with beating(progress):
             try:
                 suffix = _suffix(source)
                 content = await self._sources.read(source, params.roots)
@@ -341,21 +340,3 @@ def _metadata(title: str, piece: Piece) -> dict[str, object]:
     if piece.page is not None:
         metadata["page"] = piece.page
     return metadata
-
-
-@contextlib.asynccontextmanager
-async def _beating(progress: list[int] | None = None) -> AsyncIterator[None]:
-    """Heartbeat for the length of the block, with the numbers in `progress`."""
-
-    async def beat() -> None:
-        while True:
-            activity.heartbeat(*(progress or ()))
-            await asyncio.sleep(BEAT_SECONDS if progress is None else 0.5)
-
-    beating = asyncio.create_task(beat())
-    try:
-        yield
-    finally:
-        beating.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await beating

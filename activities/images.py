@@ -4,6 +4,7 @@ from typing import Literal
 
 from temporalio import activity
 
+from activities.beating import beating
 from activities.bedrock import BedrockText
 from activities.models import GenerateParams, ImageDescription, ImageParams, PreparedImage
 from activities.reading import Reader
@@ -40,11 +41,12 @@ class ImageActivities:
     @activity.defn
     async def prepare_image(self, params: ImageParams) -> PreparedImage:
         """Turn an image upright, convert its colours to sRGB and shrink it, as PNG or JPEG without metadata."""
-        content = await self._sources.read(params.source, params.roots)
-        prepared = await self._reader.prepare_image(content, self._max_side)
         # The workflow's id: an activity that runs twice writes the same content.
         name = f"{activity.info().workflow_id}-prepared"
-        await self._contents.put(name, prepared.content)
+        async with beating():
+            content = await self._sources.read(params.source, params.roots)
+            prepared = await self._reader.prepare_image(content, self._max_side)
+            await self._contents.put(name, prepared.content)
         return PreparedImage(content=name, media_type=prepared.media_type, width=prepared.width, height=prepared.height)
 
     @activity.defn
@@ -54,6 +56,10 @@ class ImageActivities:
         Raises:
             ApplicationError: as `BedrockText.generate`.
         """
+        async with beating():
+            return await self._describe(image)
+
+    async def _describe(self, image: PreparedImage) -> ImageDescription:
         content = await self._contents.get(image.content)
         if content is None:
             return ImageDescription(text=None, reason="The prepared image is gone; ingest it again.")

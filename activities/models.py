@@ -808,7 +808,6 @@ class SourceParams(Model):
 class SourceLook(Model):
     """What a source is, before it is read in."""
 
-    content_hash: str = Field(default="", description="Of its content, and of the way it is chunked.")
     is_image: bool = False
     outcome: "SourceOutcome | None" = Field(default=None, description="Where nothing is left to do.")
 

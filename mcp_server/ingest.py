@@ -28,6 +28,8 @@ from workflows.documents import DataIngestionWorkflow
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
+REQUESTS_AT_ONCE = 500
+"""What the command line names travels through a workflow's history, which is bounded."""
 
 
 def requests_for(sources: list[str]) -> list[SourceRequest]:
@@ -93,31 +95,43 @@ async def ingest(
         SettingsError: where a path doesn't exist, or there is nothing to ingest.
     """
     requests = requests_for(sources)
-    params = IngestParams(
-        user_id=user_id,
-        collection=collection,
-        sources=requests,
-        include=include,
-        exclude=exclude,
-        # What the user of this machine names may be read.
-        roots=[request.path for request in requests if request.path is not None],
-    )
+    result = IngestResult()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
     async with connected(settings, "ingest") as (runtime, client):
         queue = runtime.settings.temporal_task_queue
-        digest = hashlib.sha256(f"{queue}\0{params.model_dump_json()}".encode()).hexdigest()
         with bar:
-            handle = await client.start_workflow(
-                DataIngestionWorkflow.run,
-                params,
-                id=f"ingest-{digest[:32]}",
-                task_queue=queue,
-                # A run that was interrupted is begun anew: it skips what is stored, and sees what has changed.
-                id_conflict_policy=WorkflowIDConflictPolicy.TERMINATE_EXISTING,
-            )
-            result = await _watch(client, handle, bar, bar.add_task("looking for sources", total=None))
+            for start in range(0, len(requests), REQUESTS_AT_ONCE):
+                named = requests[start : start + REQUESTS_AT_ONCE]
+                params = IngestParams(
+                    user_id=user_id,
+                    collection=collection,
+                    sources=named,
+                    include=include,
+                    exclude=exclude,
+                    # What the user of this machine names may be read.
+                    roots=[request.path for request in named if request.path is not None],
+                )
+                digest = hashlib.sha256(f"{queue}\0{params.model_dump_json()}".encode()).hexdigest()
+                handle = await client.start_workflow(
+                    DataIngestionWorkflow.run,
+                    params,
+                    id=f"ingest-{digest[:32]}",
+                    task_queue=queue,
+                    # A run that was interrupted is begun anew: it skips what is stored, and sees what has changed.
+                    id_conflict_policy=WorkflowIDConflictPolicy.TERMINATE_EXISTING,
+                )
+                task = bar.add_task("looking for sources", total=None)
+                _add(result, await _watch(client, handle, bar, task))
+                bar.remove_task(task)
     return _report(result)
+
+
+def _add(result: IngestResult, more: IngestResult) -> None:
+    """Count what another workflow did."""
+    for name in ("stored", "chunks", "unchanged", "skipped", "failed"):
+        setattr(result, name, getattr(result, name) + getattr(more, name))
+    result.sources += more.sources
 
 
 async def _watch(
@@ -131,7 +145,7 @@ async def _watch(
             description = await handle.describe()
             embedded = total = 0
             for pending in description.raw_description.pending_activities:
-                if pending.HasField("heartbeat_details"):
+                if len(pending.heartbeat_details.payloads) == 2:
                     done, of = await client.data_converter.decode(pending.heartbeat_details.payloads, [int, int])
                     embedded, total = embedded + done, total + of
             if progress.total is not None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from temporalio.client import Client, WorkflowExecutionDescription, WorkflowHandle
 
     from activities.bedrock import BedrockEmbeddings, BedrockText
+    from activities.fetch import WebClient
     from activities.store.atlas import AtlasStore
     from activities.store.base import OpenedStore
     from activities.store.contents import Contents
@@ -59,6 +60,7 @@ class Parts:
     text: "BedrockText"
     store: "OpenedStore"
     contents: "Contents"
+    web: "WebClient"
 
 
 def build_embeddings(settings: Settings, endpoint: str | None) -> "BedrockEmbeddings":
@@ -136,9 +138,16 @@ def build_contents(settings: Settings) -> "Contents":
 
 def build_parts(settings: Settings, endpoint: str | None) -> Parts:
     """All of them. Arguments and errors as for `build_embeddings`."""
+    from activities.fetch import WebClient
+
     embeddings = build_embeddings(settings, endpoint)
-    store = build_store(settings, embeddings)
-    return Parts(embeddings, build_text(settings, endpoint), store, build_contents(settings))
+    return Parts(
+        embeddings,
+        build_text(settings, endpoint),
+        build_store(settings, embeddings),
+        build_contents(settings),
+        WebClient(settings.fetch_allowed_networks, settings.ingest_max_bytes),
+    )
 
 
 def build_activities(settings: Settings, parts: Parts) -> list[object]:
@@ -146,7 +155,6 @@ def build_activities(settings: Settings, parts: Parts) -> list[object]:
     from activities.bedrock import BedrockActivities
     from activities.cache import CacheActivities, default_threshold
     from activities.documents import DocumentActivities
-    from activities.fetch import WebClient
     from activities.forget import ForgetActivities, default_likeness
     from activities.images import ImageActivities
     from activities.memory import MemoryActivities
@@ -164,13 +172,12 @@ def build_activities(settings: Settings, parts: Parts) -> list[object]:
     contents = parts.contents
     sources = SourceReader(contents, settings.ingest_max_bytes)
     reader = Reader(settings.chunk_tokens, settings.chunk_overlap_tokens)
-    web = WebClient(settings.fetch_allowed_networks, settings.ingest_max_bytes)
     vision = build_vision(settings)
     describer = vision.model_id if vision else ""
     return [
         BedrockActivities(parts.embeddings),
         CacheActivities(parts.store, threshold),
-        DocumentActivities(parts.store, contents, parts.embeddings, sources, reader, web, describer),
+        DocumentActivities(parts.store, contents, parts.embeddings, sources, reader, parts.web, describer),
         ForgetActivities(parts.store, default_likeness(parts.embeddings.model.model_id)),
         ImageActivities(sources, contents, reader, vision, settings.image_max_side),
         MemoryActivities(parts.store, parts.text, settings.memory_budget),
@@ -390,6 +397,7 @@ class Runtime:
                 self.parts = parts = build_parts(self.settings, addresses.models if addresses else None)
                 stack.push_async_callback(parts.store.close)
                 stack.push_async_callback(parts.contents.close)
+                stack.push_async_callback(parts.web.close)
                 activities = build_activities(self.settings, parts)
                 queues = [self.settings.temporal_task_queue]
                 if self.settings.ingest_roots:

@@ -104,7 +104,7 @@ class DataIngestionWorkflow:
         async with self._turning:
             while not self._waiting and self._page < len(listing.pages):
                 name = ContentName(name=listing.pages[self._page])
-                page = await _durably(DocumentActivities.listed_sources, name)
+                page = await step(DocumentActivities.listed_sources, name)
                 if self._taken < len(page.sources):
                     self._waiting.extend(page.sources[self._taken :])
                 else:

@@ -24,7 +24,10 @@ CONFIRM = "Forget everything that is remembered of you: all messages, memories a
 
 @workflow.defn
 class ForgetWorkflow:
-    """What goes is decided first, and kept in its history: a crash in the middle never makes it more."""
+    """What ids and a query mean is decided first, and kept in its history: a crash in the middle never makes it more.
+
+    Of a conversation, and of everything, what is stored while it is under way goes too.
+    """
 
     def __init__(self) -> None:
         self._questions = Questions()

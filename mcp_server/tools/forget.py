@@ -61,7 +61,7 @@ def register(server: DurableContextServer) -> None:
                 le=1,
                 allow_inf_nan=False,
                 description="Least cosine similarity of a match; one that fits the server's model if left out. What "
-                "holds every word of the query matches anyway.",
+                "holds every word of the query, of the hundred nearest of each kind, matches anyway.",
             ),
         ] = None,
         user_id: UserId = None,
