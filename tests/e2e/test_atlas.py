@@ -141,9 +141,9 @@ async def test_ingest_makes_documents_searchable_and_stores_nothing_twice(
 ) -> None:
     files = [str(CORPUS / name) for name in sorted(set(QUESTIONS.values()))]
     first = await checked(place, outputs, "ingest", *files, "--user-id", user, MONGODB_URI=uri)
-    assert re.search(rf"{len(files)} files stored in \d+ chunks, 0 unchanged, 0 failed", first), first
+    assert re.search(rf"{len(files)} documents stored in \d+ chunks, 0 unchanged, 0 failed", first), first
     second = await checked(place, outputs, "ingest", *files, "--user-id", user, MONGODB_URI=uri)
-    assert f"0 files stored in 0 chunks, {len(files)} unchanged, 0 failed" in second
+    assert f"0 documents stored in 0 chunks, {len(files)} unchanged, 0 failed" in second
 
     for question, source in QUESTIONS.items():
         hits = content(await client.call_tool("hybrid_search", {"query": question, "user_id": user}))["results"]
