@@ -25,7 +25,7 @@ WRITE_GIVE_UP = timedelta(days=7)
 ANSWER_WITHIN = timedelta(hours=1)
 """How long somebody who is asked has to answer."""
 
-HEARTBEAT = timedelta(seconds=10)
+HEARTBEAT = timedelta(seconds=6)
 """After how long without a word a long activity goes to another worker."""
 
 _AT_ONCE = RetryPolicy(

@@ -272,6 +272,8 @@ async def test_a_vision_model_describes_images(home: Path, shelf: Path, user: st
     with serve_endpoint() as endpoint:
         credentials = {name: value for name, value in endpoint.settings.items() if not name.startswith("EMBEDDING")}
         settings = {**credentials, "VISION_MODEL_ID": "us.amazon.nova-lite-v1:0", "IMAGE_MAX_SIDE": "600"}
+        # Workers of other servers here have no such model.
+        settings["TEMPORAL_TASK_QUEUE"] = user
         async with serve(home, INGEST_ROOTS=str(shelf), **settings) as client:
             result = await ingest(client, user, sources=[str(horn)])
             assert result["stored"] == 1, result
