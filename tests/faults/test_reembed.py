@@ -58,6 +58,7 @@ def query(home: Path, sql: str) -> Any:
     """The value of an SQL expression over the store."""
     db = apsw.Connection(str(home / "store.db"))
     try:
+        db.set_busy_timeout(5000)
         db.enable_load_extension(True)
         db.load_extension(sqlite_vec.loadable_path())
         return db.execute(sql).get

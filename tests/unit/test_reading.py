@@ -1,11 +1,15 @@
 """Reading in processes of their own: what goes wrong there takes nothing with it."""
 
 import asyncio
+import functools
+import inspect
 import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -21,6 +25,22 @@ def readers_of(pid: int) -> list[psutil.Process]:
     return [child for child in children if "to_process" in " ".join(child.cmdline())]
 
 
+def alone(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a test in an event loop of its own.
+
+    The loop that tests share has another root task for each, with which AnyIO ends its processes.
+    """
+
+    @functools.wraps(test)
+    def run(**fixtures: Any) -> None:
+        asyncio.run(test(**fixtures))
+
+    run.__signature__ = inspect.signature(test)  # type: ignore[attr-defined]
+    del run.__wrapped__
+    return run
+
+
+@alone
 async def test_documents_are_read_in_another_process() -> None:
     reader = Reader(200, 20)
     found = await asyncio.gather(*(reader.read(maker(), suffix) for suffix, maker in documents.MAKERS.items()))
@@ -29,11 +49,13 @@ async def test_documents_are_read_in_another_process() -> None:
     assert readers_of(os.getpid())
 
 
+@alone
 async def test_a_refusal_crosses_whole() -> None:
     with fails("rejected", "encrypted"):
         await Reader(200, 20).read(documents.pdf(password="x"), ".pdf")
 
 
+@alone
 async def test_what_takes_too_long_is_ended_and_the_next_is_read() -> None:
     reader = Reader(200, 20, seconds=0.3)
     with fails("over_limit", "0.3 seconds"):
@@ -42,6 +64,7 @@ async def test_what_takes_too_long_is_ended_and_the_next_is_read() -> None:
     assert (await patient.read(documents.text(), ".txt")).pieces
 
 
+@alone
 async def test_a_process_that_dies_takes_one_document_with_it() -> None:
     reader = Reader(200, 20)
     await reader.read(documents.text(), ".txt")
@@ -57,6 +80,7 @@ async def test_a_process_that_dies_takes_one_document_with_it() -> None:
     assert (await reader.read(documents.text(), ".txt")).pieces
 
 
+@alone
 async def test_memory_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = Reader(200, 20)
     with fails("over_limit", "memory"):
