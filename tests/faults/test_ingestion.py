@@ -105,6 +105,7 @@ class StoreFile:
         )
 
 
+@pytest.mark.timeout(600)
 async def test_an_ingestion_killed_at_ten_moments_stores_what_an_undisturbed_one_does(
     temporal: Client, user: str, settings: dict[str, str], tmp_path: Path
 ) -> None:
@@ -123,7 +124,7 @@ async def test_an_ingestion_killed_at_ten_moments_stores_what_an_undisturbed_one
         for _ in range(3):
             await workers.start()
         handle = await ingestion(temporal, user, folder, "disturbed")
-        async with asyncio.timeout(170):
+        async with asyncio.timeout(540):
             for moment in moments:
                 while not store.rows(sources) or store.rows(sources)[0][0] < moment:
                     await asyncio.sleep(0.02)
