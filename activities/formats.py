@@ -6,7 +6,9 @@ import datetime
 import email
 import email.policy
 import io
+import itertools
 import json
+import posixpath
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -59,6 +61,8 @@ _MEDIA_TYPES = {
 }
 _VAGUE = frozenset({"", "application/octet-stream", "text/plain", "binary/octet-stream"})
 """Types that servers and clients give to what they don't know."""
+_OLE = b"\xd0\xcf\x11\xe0"
+"""How the files of older Office formats begin, and encrypted ones of today's."""
 
 
 def suffix_for(media_type: str, filename: str | None) -> str | None:
@@ -142,7 +146,6 @@ def _plain(content: bytes) -> Document:
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(?P<fields>.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 _TITLE_FIELD = re.compile(r"^title:[ \t]*(?P<title>\S.*?)[ \t]*$", re.MULTILINE)
-_ATX_HEADING = re.compile(r"^#{1,6}[ \t]+(?P<title>.+?)[ \t#]*$", re.MULTILINE)
 
 
 def _markdown(content: bytes) -> Document:
@@ -156,8 +159,16 @@ def _markdown(content: bytes) -> Document:
 
 
 def _first_heading(markdown: str) -> str | None:
-    found = _ATX_HEADING.search(markdown)
-    return found["title"] if found else None
+    from markdown_it import MarkdownIt
+
+    # A heading that comes later is no title.
+    tokens = MarkdownIt("commonmark").parse(markdown[:20_000])
+    for opening, inline in itertools.pairwise(tokens):
+        if opening.type == "heading_open" and opening.level == 0:
+            texts = [child.content for child in inline.children or () if child.type in ("text", "code_inline")]
+            if title := " ".join("".join(texts).split()):
+                return title
+    return None
 
 
 def _rtf(content: bytes) -> Document:
@@ -211,10 +222,17 @@ def _tsv(content: bytes) -> Document:
 
 
 def _workbook(content: bytes) -> Document:
-    from python_calamine import CalamineWorkbook
+    from python_calamine import CalamineWorkbook, PasswordError
 
     _check_archive(content)
-    book = CalamineWorkbook.from_filelike(io.BytesIO(content))
+    encrypted = failure("rejected", "It is encrypted. Save it without a password.")
+    # An .xls is an OLE file too, but has no stream of this name.
+    if content.startswith(_OLE) and "EncryptedPackage".encode("utf-16-le") in content:
+        raise encrypted
+    try:
+        book = CalamineWorkbook.from_filelike(io.BytesIO(content))
+    except PasswordError:
+        raise encrypted from None
     tables = [
         _table(book.get_sheet_by_name(name).to_python(skip_empty_area=True), number, (name,))
         for number, name in enumerate(book.sheet_names, 1)
@@ -253,7 +271,8 @@ def _json(content: bytes) -> Document:
 
 
 def _jsonl(content: bytes) -> Document:
-    lines = [line for line in decode(content).splitlines() if line.strip()]
+    # Strings may hold what else splitlines() takes for the end of a line.
+    lines = [line for line in decode(content).split("\n") if line.strip()]
     return Document(None, [Part("\n\n".join("\n".join(_records(json.loads(line))) for line in lines))])
 
 
@@ -307,7 +326,9 @@ def _body(tree: Any) -> str:
 
 
 def _check_archive(content: bytes) -> None:
-    """Refuse a zipped format that unpacks to too much; the sizes that it declares are those that are read at most.
+    """Refuse a zipped format that declares to unpack to too much.
+
+    Python's zipfile reads no more than is declared; what calamine reads beyond it, the process's limits end.
 
     Raises:
         ApplicationError: `over_limit`.
@@ -342,8 +363,7 @@ def _office_title(content: bytes) -> str | None:
 
 
 def _refuse_encrypted(content: bytes) -> None:
-    # An Office document with a password is no archive but an OLE file.
-    if content.startswith(b"\xd0\xcf\x11\xe0"):
+    if content.startswith(_OLE):
         raise failure("rejected", "It is encrypted, or of an older format. Save it anew without a password.")
 
 
@@ -496,7 +516,7 @@ def _epub(content: bytes) -> Document:
         names = set(archive.namelist())
         parts: list[Part] = []
         for reference in package.iter(f"{_OPF}itemref"):
-            name = str(folder / hrefs.get(reference.get("idref"), ""))
+            name = posixpath.normpath(folder / hrefs.get(reference.get("idref"), ""))
             if name not in names:
                 continue
             text = _to_markdown(_chapter(decode(archive.read(name))))
@@ -514,13 +534,21 @@ def _chapter(text: str) -> str:
     return _body(html.document_fromstring(text.encode(), parser=html.HTMLParser(encoding="utf-8")))
 
 
+def _mail_text(body: Any) -> str:
+    try:
+        return str(body.get_content())
+    except LookupError:
+        # It names an encoding that nobody knows.
+        return decode(body.get_payload(decode=True))
+
+
 def _eml(content: bytes) -> Document:
     message = email.message_from_bytes(content, policy=email.policy.default)
     if not message.keys():
         raise ValueError("no mail")
     lines = [f"{name}: {message[name]}" for name in ("From", "To", "Cc", "Date", "Subject") if message[name]]
     body = message.get_body(preferencelist=("plain", "html"))
-    text = str(body.get_content()) if body is not None else ""
+    text = _mail_text(body) if body is not None else ""
     is_html = body is not None and body.get_content_subtype() == "html"
     if is_html and text.strip():
         text = _to_markdown(_chapter(text))
