@@ -1177,8 +1177,9 @@ class AtlasContents:
             async with bucket.open_upload_stream(name) as stream:
                 async for chunk in chunks_of(content):
                     await stream.write(chunk)
-            earlier = self._db.collection("content_files").find({"filename": name, "_id": {"$ne": stream._id}})
-            async for one in earlier:
+            # Two attempts may put the same at once: the newest is nobody's earlier one, so it always stays.
+            files = self._db.collection("content_files").find({"filename": name}, {"_id": 1})
+            async for one in files.sort([("uploadDate", -1), ("_id", -1)]).skip(1):
                 await self._remove(one["_id"])
 
     async def get(self, name: str) -> bytes | None:

@@ -112,17 +112,21 @@ class FileContents:
             raise self._explain(error) from None
 
     async def purge(self, before: datetime) -> int:
-        return await asyncio.to_thread(self._purge, before.timestamp())
+        try:
+            return await asyncio.to_thread(self._purge, before.timestamp())
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise self._explain(error) from None
 
     def _purge(self, before: float) -> int:
         removed = 0
-        with contextlib.suppress(FileNotFoundError):
-            for entry in os.scandir(self._folder):
-                # Another process may be faster.
-                with contextlib.suppress(OSError):
-                    if entry.stat(follow_symlinks=False).st_mtime < before:
-                        os.unlink(entry)
-                        removed += 1
+        for entry in os.scandir(self._folder):
+            # Another process may be faster.
+            with contextlib.suppress(OSError):
+                if entry.stat(follow_symlinks=False).st_mtime < before:
+                    os.unlink(entry)
+                    removed += 1
         return removed
 
     async def close(self) -> None:

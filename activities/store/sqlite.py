@@ -128,7 +128,10 @@ class SqliteStore:
         return await self._read(lambda db: sqlite_documents.listed(db, user_id, collection, limit, cursor))
 
     async def remove_source(self, user_id: str, collection: str | None, source: str) -> int:
-        return await self._write(lambda db: sqlite_documents.remove_source(db, user_id, collection, source))
+        removed = await self._write(lambda db: sqlite_documents.remove_source(db, user_id, collection, source))
+        if removed:
+            await self._database.empty_log()
+        return removed
 
     async def read_document(
         self, document_id: str, user_id: str | None, position: int, max_characters: int

@@ -185,7 +185,7 @@ insert into documents_text(documents_text, rank) values('secure-delete', 0);
 
 
 def _list_sources(db: apsw.Connection) -> None:
-    """List the sources whose chunks are stored already, each as stored now."""
+    """List the sources whose chunks are stored already, each as stored now; the chunks name their document."""
     db.execute(_SOURCES)
     db.execute("create index documents_position on documents(user_id, collection, source, position)")
     db.execute("drop index documents_source")
@@ -199,6 +199,11 @@ def _list_sources(db: apsw.Connection) -> None:
         key = document_id(str(user_id), str(collection), str(source))
         row = (key, user_id, collection, source, str(title), content_hash, chunks, now)
         db.execute("insert into sources values(?, ?, ?, ?, ?, ?, ?, ?)", row)
+        db.execute(
+            "update documents set metadata = json_set(metadata, '$.document_id', ?) "
+            "where user_id = ? and collection = ? and source = ?",
+            (key, user_id, collection, source),
+        )
 
 
 def upgrade(db: apsw.Connection) -> None:

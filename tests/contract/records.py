@@ -152,6 +152,8 @@ def downgrade(file: Path) -> None:
     db.enable_load_extension(True)
     db.load_extension(sqlite_vec.loadable_path())
     db.execute("drop table sources; drop table staged_vectors; drop index documents_position")
+    db.execute("update documents set metadata = json_remove(metadata, '$.document_id')")
+    db.execute("insert into documents_text(documents_text, rank) values('secure-delete', 1)")
     db.execute("create index documents_source on documents(user_id, collection, source)")
     db.execute("drop table summaries; drop index conversations_summary")
     db.execute("alter table conversations drop column summary_id")

@@ -166,7 +166,9 @@ async def test_documents_of_an_older_file_are_listed(tmp_path: Path) -> None:
     [one] = (await store.list_sources("ann", None, 10, None)).sources
     assert (one.source, one.title, one.chunks, one.content_hash) == ("a", "The a", 3, "hash")
     assert await store.source_hash("bob", "notes", "b") == "hash"
-    assert sorted(await found(store, "plum")) == ["a-0", "a-1", "a-2"]
+    hits = await search(store, "plum")
+    assert sorted(hit.id for hit in hits) == ["a-0", "a-1", "a-2"]
+    assert {hit.metadata["document_id"] for hit in hits} == {one.document_id}
     await replace(store, [chunk("new", "cherry", source="a")])
     assert await found(store, "plum", weight=0) == []
     assert await found(store, "cherry", weight=0) == ["new"]
@@ -190,6 +192,19 @@ async def test_nothing_is_left_of_a_large_document_that_is_replaced(tmp_path: Pa
     one = await store.read_document(document_id("ann", DEFAULT_COLLECTION, "0"), "ann", 0, 10**6)
     assert one is not None
     assert {piece.text.split()[1] for piece in one.content} == {"cherry"}
+    await store.close()
+
+
+# The index is merged where a large part of it goes, and overwritten in places where a small one does.
+@pytest.mark.parametrize("others", [3, 450])
+async def test_the_words_of_a_removed_document_are_overwritten(tmp_path: Path, others: int) -> None:
+    store = SqliteStore(tmp_path / "store.db")
+    await store.open(MODEL)
+    await replace(store, book("others", others))
+    await put(store, chunk("a", "zyzzyva", source="a"))
+    assert await store.remove_source("ann", None, "a") == 1
+    assert {file.name for file in tmp_path.iterdir() if b"zyzzyva" in file.read_bytes()} == set()
+    assert len(await found(store, "plum", weight=0, limit=100)) == min(others, 100)
     await store.close()
 
 
@@ -239,6 +254,13 @@ async def test_a_content_that_fails_half_way_leaves_the_one_before(contents: Con
     assert await contents.get("a") == b"before"
 
 
+async def test_of_contents_put_at_once_one_is_kept(contents: Contents) -> None:
+    for _ in range(5):
+        await asyncio.gather(*(contents.put("a", bytes([number]) * 1000) for number in range(3)))
+        content = await contents.get("a")
+        assert content in [bytes([number]) * 1000 for number in range(3)]
+
+
 async def test_old_contents_are_purged(contents: Contents) -> None:
     await contents.put("a", b"1")
     await contents.put("b", b"2")
@@ -271,8 +293,9 @@ async def test_files_are_their_owners_and_leave_nothing_behind(tmp_path: Path) -
 async def test_a_disk_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "contents").write_text("a file is in the way")
     contents = FileContents(tmp_path / "contents")
-    with fails("unavailable", "can't be read or written"):
-        await contents.put("a", b"x")
+    for work in (contents.put("a", b"x"), contents.purge(datetime.now(UTC))):
+        with fails("unavailable", "can't be read or written"):
+            await work
 
 
 async def test_pieces_of_an_upload_that_was_killed_are_purged(

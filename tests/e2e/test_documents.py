@@ -436,8 +436,8 @@ async def test_a_server_without_a_worker_takes_uploads(home: Path, stack: Addres
 
 
 async def test_a_long_upload_is_answered_with_its_task(home: Path, stack: Addresses, user: str) -> None:
-    text = "Station reports calm water and light wind. " * 500
-    async with serve_http(home, CALL_TIMEOUT_SECONDS="0.5") as address, browser() as http:
+    text = "Station reports calm water and light wind. " * 2000
+    async with serve_http(home, CALL_TIMEOUT_SECONDS="3") as address, browser() as http:
         answer = await http.post(f"{address}/upload", files={"f": ("a.txt", text.encode())}, data={"user_id": user})
         assert answer.status_code == 202, answer.text
         assert answer.headers["location"] == f"/upload/{answer.json()['task_id']}"

@@ -66,8 +66,15 @@ async def ask(process: asyncio.subprocess.Process, line: bytes) -> dict[str, Any
 
 async def gone(*pids: int) -> None:
     """Return once none of the processes runs."""
-    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+    while any(_runs(pid) for pid in pids):
         await asyncio.sleep(0.02)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def stack_gone(home: Path) -> None:
