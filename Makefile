@@ -29,7 +29,7 @@ demo: install ## run the whole thing once, on the embedded stack
 	.venv/bin/durable-context demo
 
 test: install ## run the whole test suite
-	.venv/bin/pytest --numprocesses 2 --dist loadfile
+	.venv/bin/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # A folder with LoCoMo's conversations, which aren't part of this project.
 LOCOMO ?= ../shared/data/locomo

@@ -68,7 +68,8 @@ def remove_source(db: apsw.Connection, user_id: str, collection: str | None, sou
     found = select(db, "collection, source, chunks", f"from sources where {where}", arguments)
     if not found:
         return 0
-    removed, stored = sum(row["chunks"] for row in found), db.execute("select sum(chunks) from sources").get
+    removed: int = sum(row["chunks"] for row in found)
+    stored: int = db.execute("select sum(chunks) from sources").get
     few = removed * _MERGED_FOR_ONE_IN < stored
     # What was replaced may stay in the keyword index until it is merged; what somebody removes may not.
     _overwrite(db, few)

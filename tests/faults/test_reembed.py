@@ -82,6 +82,8 @@ async def test_a_killed_migration_goes_on_where_it_was(
     # A vector that no model made shows whether its record is embedded again.
     mark = pack_vector([1.0] + [0.0] * 383)
     db = apsw.Connection(str(tmp_path / "store.db"))
+    # A summary of the message that was just stored may be written now.
+    db.set_busy_timeout(5000)
     marked = db.execute(
         "update reembedded set embedding = ? where id = (select min(id) from reembedded) returning record", (mark,)
     ).get
