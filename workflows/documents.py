@@ -70,10 +70,17 @@ class DataIngestionWorkflow:
 
     @workflow.run
     async def run(self, params: IngestParams) -> IngestResult:
-        if self._listing is None:
-            report("listing", message="Looking for sources.")
-            self._listing = await _durably(DocumentActivities.list_sources, params, params.files_queue)
-        await asyncio.gather(*(self._work(self._listing) for _ in range(CONCURRENCY)))
+        try:
+            if self._listing is None:
+                report("listing", message="Looking for sources.")
+                self._listing = await _durably(DocumentActivities.list_sources, params, params.files_queue)
+            await asyncio.gather(*(self._work(self._listing) for _ in range(CONCURRENCY)))
+        except (asyncio.CancelledError, FailureError):
+            # Those of sources that nobody took up, too.
+            contents = [request.content for request in params.sources if request.content]
+            pages = self._listing.pages if self._listing else []
+            await step(DocumentActivities.drop_contents, ContentNames(names=[*contents, *pages]))
+            raise
         if self._page < len(self._listing.pages):
             state = IngestState(listing=self._listing, page=self._page, taken=self._taken, result=self._result)
             workflow.continue_as_new(params.model_copy(update={"sources": [], "state": state}))

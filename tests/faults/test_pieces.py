@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -13,6 +14,7 @@ from temporalio.client import Client as TemporalClient
 
 from activities.memory import memory_workflow_id
 from mcp_server.local.stack import Addresses
+from mcp_server.tasks import IDEMPOTENCY_KEY
 from tests.conftest import command, content, environment, error, message, serve, task_of, workflow_id
 from tests.e2e.test_stdio import INITIALIZE, INITIALIZED, ask, gone, raw, request, stack_gone
 from tests.faults.bedrock_endpoint import Endpoint, serve_endpoint
@@ -264,3 +266,31 @@ async def test_the_web_key_never_shows(shared: dict[str, str], bedrock: Endpoint
         shown = str((await client.read_resource("config://settings")).contents)
     assert "hunter2" not in message(result) + shown
     assert "hunter2" not in "".join(file.read_text() for file in (tmp_path / "logs").glob("*.log"))
+
+
+async def test_a_text_is_held_no_longer_than_an_ingestion_needs_it(
+    bedrock: Endpoint, shared: dict[str, str], tmp_path: Path
+) -> None:
+    """Made again with its key, cancelled, or never begun, a call leaves no copy of its text in the data folder."""
+    contents = tmp_path / "contents"
+    text = {"text": "# Tide table\n\nHigh water is at noon.", "name": "tides"}
+    key: Any = {IDEMPOTENCY_KEY: "tides"}
+    async with serve(tmp_path, CALL_TIMEOUT_SECONDS="6", **shared, **bedrock.settings) as client:
+        for _ in range(2):
+            stored = content(await client.call_tool("ingest_documents", text, meta=key))
+            assert (stored["stored"], stored["failed"]) == (1, 0)
+            assert list(contents.iterdir()) == []
+
+        bedrock.failures, bedrock.for_ever = [(503, "ServiceUnavailableException", "try later")], True
+        late = task_of(await client.call_tool("ingest_documents", {**text, "text": "# Tide table\n\nNo water."}))
+        assert len(list(contents.iterdir())) == 2
+        await client.call_tool("cancel_task", {"task_id": late["task_id"]})
+        async with asyncio.timeout(30):
+            while list(contents.iterdir()):
+                await asyncio.sleep(0.05)
+        status = content(await client.call_tool("task_status", {"task_id": late["task_id"]}))
+        assert status["status"] in ("working", "cancelled")
+    nowhere = {"TEMPORAL_ADDRESS": "127.0.0.1:1", "CALL_TIMEOUT_SECONDS": "3"} | bedrock.settings
+    async with serve(tmp_path, **nowhere) as client:
+        assert "nothing was started" in error(await client.call_tool("ingest_documents", text))
+    assert list(contents.iterdir()) == []
