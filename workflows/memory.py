@@ -37,7 +37,7 @@ with workflow.unsafe.imports_passed_through():
         UserMemoryParams,
     )
     from activities.summaries import SummaryActivities
-    from workflows.steps import DURABLY, READ_GIVE_UP, WRITE_GIVE_UP, step
+    from workflows.steps import DURABLY, HEARTBEAT, READ_GIVE_UP, WRITE_GIVE_UP, step
 
 REGROUPINGS = 3
 """How often a group is planned anew whose memories have changed meanwhile."""
@@ -132,6 +132,7 @@ class UserMemoryWorkflow:
             key,
             start_to_close_timeout=timedelta(minutes=2),
             schedule_to_close_timeout=WRITE_GIVE_UP,
+            heartbeat_timeout=HEARTBEAT,
             retry_policy=DURABLY,
         )
         if assessment is None or assessment.importance < SIGNIFICANCE:
@@ -157,6 +158,7 @@ class UserMemoryWorkflow:
                 group,
                 start_to_close_timeout=timedelta(minutes=2),
                 schedule_to_close_timeout=WRITE_GIVE_UP,
+                heartbeat_timeout=HEARTBEAT,
                 retry_policy=DURABLY,
             )
             side = EMBEDDED["memory_nodes"].side
@@ -172,6 +174,7 @@ class UserMemoryWorkflow:
             ConversationKey(user_id=self._user_id, conversation_id=conversation_id),
             start_to_close_timeout=timedelta(minutes=2),
             schedule_to_close_timeout=WRITE_GIVE_UP,
+            heartbeat_timeout=HEARTBEAT,
             retry_policy=DURABLY,
         )
         if there_may_be_more:

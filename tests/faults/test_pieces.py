@@ -249,6 +249,39 @@ async def test_a_worker_killed_while_memories_form_loses_and_doubles_none(
     assert found["summary_model"] == "us.amazon.nova-lite-v1:0"
 
 
+async def test_a_worker_killed_while_the_model_answers_is_taken_over_soon(
+    temporal: TemporalClient, bedrock: Endpoint, shared: dict[str, str], tmp_path: Path, user: str
+) -> None:
+    """Its heartbeats end with it: nobody waits as long as a model may take."""
+    settings = shared | bedrock.settings | {"LLM_MODEL_ID": "us.amazon.nova-lite-v1:0"}
+    bedrock.answers.clear()
+    first = await asyncio.create_subprocess_exec(*command("worker"), env=environment(tmp_path, **settings))
+    second = await asyncio.create_subprocess_exec(*command("worker"), env=environment(tmp_path, **settings))
+    workers = [first, second]
+    try:
+        async with serve(tmp_path, "--no-worker", **settings) as client:
+            text = "Please remember that I live at number 7."
+            stored = content(await client.call_tool("store_memory", PLEASE_KEEP | {"text": text}))
+            remembering = temporal.get_workflow_handle(memory_workflow_id(user, "default"))
+            async with asyncio.timeout(30):
+                while not bedrock.asked:
+                    await asyncio.sleep(0.01)
+            [step] = (await remembering.describe()).raw_description.pending_activities
+            [busy] = [one for one in workers if str(one.pid) == step.last_worker_identity.partition("@")[0]]
+            busy.kill()
+            await busy.wait()
+            bedrock.answers.set()
+            async with asyncio.timeout(60):
+                await remembering.result()
+            [memory] = content(await client.call_tool("list_memories", {}))["memories"]
+            assert memory["source_messages"] == [stored["message_id"]]
+    finally:
+        for process in workers:
+            if process.returncode is None:
+                process.terminate()
+                await process.wait()
+
+
 def count_messages(home: Path) -> int:
     db = apsw.Connection(str(home / "store.db"), flags=apsw.SQLITE_OPEN_READONLY)
     try:
