@@ -38,6 +38,8 @@ from mcp_server.runtime import connect_embedded
 
 SHARE = 0.72
 """Which part of the time calls are made in; the rest is to start, to settle and to check."""
+START_SECONDS = 120.0
+"""How long it may take until every client has been answered once."""
 CLIENTS = (("a", "stdio-1", "auto"), ("b", "stdio-2", "legacy"), ("c", "http", "auto"), ("d", "http", "legacy"))
 """Name, server and protocol of each."""
 
@@ -101,7 +103,7 @@ async def _play(store: StoreName, options: argparse.Namespace, folder: Path, hom
         report.faults = await break_things(stage, ledger, options, tell)
         assert stage.addresses.temporal is not None
         temporal = await connect_embedded(stage.addresses.temporal)
-        took = await settled(temporal, findings)
+        took = await settled(temporal, findings, tell)
         tell(f"settled after {took:.1f} s")
         workflows = await workflows_of(temporal)
         tell(f"{len(workflows)} workflows were read")
@@ -136,8 +138,9 @@ async def break_things(
     most = options.calls and -(-options.calls // len(CLIENTS))
     callers = [Caller(stage, ledger, name, role, mode, options.seed) for name, role, mode in CLIENTS]
     calling = asyncio.ensure_future(asyncio.gather(*(caller.run(over, most) for caller in callers)))
-    while len({call.client for call in ledger.calls if call.outcome == "done"}) < len(CLIENTS):
-        await asyncio.sleep(0.1)
+    async with asyncio.timeout(START_SECONDS):
+        while len({call.client for call in ledger.calls if call.outcome == "done"}) < len(CLIENTS):
+            await asyncio.sleep(0.1)
     tell("every client has been answered once")
     faults = Faults(stage, options.seed, tell)
     breaking = asyncio.create_task(faults.run())

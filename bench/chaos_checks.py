@@ -5,7 +5,7 @@ import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,24 +72,30 @@ class Workflow:
     unstored: str = ""
 
 
-async def settled(temporal: TemporalClient, findings: Findings) -> float:
+async def settled(temporal: TemporalClient, findings: Findings, tell: Callable[[str], None]) -> float:
     """Wait until no workflow runs any more; note those that do after SETTLE_SECONDS. Answers how long it took."""
     begun = time.monotonic()
     idle = 0
     while idle < 3:
         running = [one async for one in temporal.list_workflows('ExecutionStatus = "Running"')]
         idle = 0 if running else idle + 1
+        if running:
+            tell(f"{len(running)} workflows still run: {', '.join(sorted({one.workflow_type for one in running}))}")
         if time.monotonic() - begun > SETTLE_SECONDS:
-            for one in running:
-                described = await temporal.get_workflow_handle(one.id).describe()
-                pending = [
-                    f"{step.activity_type.name}, attempt {step.attempt}: {step.last_failure.message}"
-                    for step in described.raw_description.pending_activities
-                ]
-                findings.stuck.append(f"{one.workflow_type} {one.id} still runs: {pending}")
+            findings.stuck += [f"{one.workflow_type} {one.id}: {await _pending(temporal, one.id)}" for one in running]
             break
         await asyncio.sleep(0.4)
     return time.monotonic() - begun
+
+
+async def _pending(temporal: TemporalClient, workflow_id: str) -> str:
+    """What a workflow waits for."""
+    described = await temporal.get_workflow_handle(workflow_id).describe()
+    steps = [
+        f"{step.activity_type.name}, attempt {step.attempt}: {step.last_failure.message}"
+        for step in described.raw_description.pending_activities
+    ]
+    return "; ".join(steps) or "a worker"
 
 
 async def workflows_of(temporal: TemporalClient) -> list[Workflow]:
