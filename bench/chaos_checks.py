@@ -27,6 +27,7 @@ SETTLE_SECONDS = 150.0
 """How long what is under way may take once all is mended: a step that failed often is tried again after 20 s."""
 LOOKED_FOR = 60
 """How many things are looked for by the tools at the end."""
+ANSWERED_SECONDS = 60.0
 GONE_SECONDS = 20.0
 
 
@@ -75,12 +76,13 @@ class Workflow:
 async def settled(temporal: TemporalClient, findings: Findings, tell: Callable[[str], None]) -> float:
     """Wait until no workflow runs any more; note those that do after SETTLE_SECONDS. Answers how long it took."""
     begun = time.monotonic()
-    idle = 0
+    idle, told = 0, ""
     while idle < 3:
         running = [one async for one in temporal.list_workflows('ExecutionStatus = "Running"')]
         idle = 0 if running else idle + 1
-        if running:
-            tell(f"{len(running)} workflows still run: {', '.join(sorted({one.workflow_type for one in running}))}")
+        state = f"{len(running)} workflows still run: {', '.join(sorted({one.workflow_type for one in running}))}"
+        if running and state != told:
+            tell(told := state)
         if time.monotonic() - begun > SETTLE_SECONDS:
             findings.stuck += [f"{one.workflow_type} {one.id}: {await _pending(temporal, one.id)}" for one in running]
             break
@@ -422,7 +424,10 @@ async def search(
             continue
         tool, arguments = asking(thing)
         call = Call(-1, "the checks", tool, arguments, thing)
-        note(call, await client.call_tool(tool, arguments))
+        deadline = time.monotonic() + ANSWERED_SECONDS
+        while call.outcome != "done" and time.monotonic() < deadline:
+            # On a busy machine an answer may take longer than a call.
+            note(call, await client.call_tool(tool, arguments))
         said = wrong(tool, thing, value, call.result) if call.outcome == "done" else call.said
         if said:
             findings.disagreeing.append(f"{tool} for {thing.mark}: {said}")
