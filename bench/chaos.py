@@ -178,6 +178,8 @@ def main() -> int:
     if options.seed is None:
         options.seed = random.SystemRandom().randrange(100_000)
     print(f"seed {options.seed}", flush=True)
+    # Whoever ends this ends what it has started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     no_mounts = own_mounts()
     stores: list[StoreName] = ["embedded", "atlas"] if options.store == "both" else [options.store]
     wrong = 0
