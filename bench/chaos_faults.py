@@ -58,7 +58,7 @@ Work = Callable[[Stage, Fault], Awaitable[str]]
 
 async def _kill(stage: Stage, roles: tuple[str, ...], how: signal.Signals, seconds: float) -> str:
     """Kill processes at once; those that don't come back by themselves are started after a while."""
-    hit = [role for role in roles if stage.send(role, how)]
+    hit = [role for role in roles if how == signal.SIGTERM or stage.send(role, how)]
     await asyncio.sleep(seconds)
     for role in roles:
         if role in stage.processes:

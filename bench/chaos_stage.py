@@ -260,13 +260,16 @@ class Process:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
+                    start_new_session=True,
                 )
 
     async def end(self, how: signal.Signals) -> int | None:
         """Send it a signal and wait for its end; answer its exit status, None where that doesn't come in time."""
         if self._process is None or self.pid is None:
             return 0
-        self._process.send_signal(how)
+        # As whoever manages services does: to all that it has started, too.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, how)
         try:
             async with asyncio.timeout(STOP_SECONDS):
                 return await self._process.wait()
