@@ -10,6 +10,7 @@ from typing import Any
 import apsw
 import pytest
 from mcp import Client
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client as TemporalClient
 
 from activities.memory import memory_workflow_id
@@ -252,7 +253,7 @@ async def test_a_worker_killed_while_memories_form_loses_and_doubles_none(
 async def test_a_worker_killed_while_the_model_answers_is_taken_over_soon(
     temporal: TemporalClient, bedrock: Endpoint, shared: dict[str, str], tmp_path: Path, user: str
 ) -> None:
-    """Its heartbeats end with it: nobody waits as long as a model may take."""
+    """Nobody waits as long as a model may take."""
     settings = shared | bedrock.settings | {"LLM_MODEL_ID": "us.amazon.nova-lite-v1:0"}
     bedrock.answers.clear()
     first = await asyncio.create_subprocess_exec(*command("worker"), env=environment(tmp_path, **settings))
@@ -266,8 +267,10 @@ async def test_a_worker_killed_while_the_model_answers_is_taken_over_soon(
             async with asyncio.timeout(30):
                 while not bedrock.asked:
                     await asyncio.sleep(0.01)
-            [step] = (await remembering.describe()).raw_description.pending_activities
-            [busy] = [one for one in workers if str(one.pid) == step.last_worker_identity.partition("@")[0]]
+            started = EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED
+            tasks = [one async for one in remembering.fetch_history_events() if one.event_type == started]
+            identity = tasks[-1].workflow_task_started_event_attributes.identity
+            [busy] = [one for one in workers if str(one.pid) == identity.partition("@")[0]]
             busy.kill()
             await busy.wait()
             bedrock.answers.set()
