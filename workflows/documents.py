@@ -11,7 +11,7 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError, FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from activities.documents import FETCH_ATTEMPTS, DocumentActivities
+    from activities.documents import FETCH_ATTEMPTS, DocumentActivities, listing_page
     from activities.errors import KINDS
     from activities.images import ImageActivities
     from activities.models import (
@@ -73,12 +73,12 @@ class DataIngestionWorkflow:
         try:
             if self._listing is None:
                 report("listing", message="Looking for sources.")
-                self._listing = await _durably(DocumentActivities.list_sources, params, params.files_queue)
+                self._listing = await self._list()
             await asyncio.gather(*(self._work(self._listing) for _ in range(CONCURRENCY)))
         except (asyncio.CancelledError, FailureError):
-            # Those of sources that nobody took up, too.
+            # Those of sources that nobody took up, too. Of a listing that was cut short, the first page may be there.
             contents = [request.content for request in params.sources if request.content]
-            pages = self._listing.pages if self._listing else []
+            pages = self._listing.pages if self._listing else [listing_page(workflow.info().workflow_id, 0)]
             await step(DocumentActivities.drop_contents, ContentNames(names=[*contents, *pages]))
             raise
         if self._page < len(self._listing.pages):
@@ -86,6 +86,20 @@ class DataIngestionWorkflow:
             workflow.continue_as_new(params.model_copy(update={"sources": [], "state": state}))
         await step(DocumentActivities.drop_contents, ContentNames(names=self._listing.pages))
         return self._result
+
+    async def _list(self) -> Listing:
+        """List the sources. Cancelled meanwhile, it waits for the activity's end: no page comes after that."""
+        listing = await _durably(
+            DocumentActivities.list_sources,
+            self._params,
+            self._params.files_queue,
+            cancellation=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        )
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            self._listing = listing
+            raise asyncio.CancelledError
+        return listing
 
     @workflow.query
     def progress(self) -> IngestProgress:
@@ -186,7 +200,11 @@ class DataIngestionWorkflow:
 
 
 async def _durably(
-    method: Callable[..., Awaitable[Result]], argument: object, queue: str | None = None, retry: RetryPolicy = DURABLY
+    method: Callable[..., Awaitable[Result]],
+    argument: object,
+    queue: str | None = None,
+    retry: RetryPolicy = DURABLY,
+    cancellation: workflow.ActivityCancellationType = workflow.ActivityCancellationType.TRY_CANCEL,
 ) -> Result:
     """Run an activity on a task queue (the workflow's own if None), as long as it takes."""
     return await workflow.execute_activity(
@@ -198,6 +216,7 @@ async def _durably(
         schedule_to_close_timeout=WRITE_GIVE_UP,
         heartbeat_timeout=HEARTBEAT,
         retry_policy=retry,
+        cancellation_type=cancellation,
     )
 
 
