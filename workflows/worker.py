@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from importlib.metadata import version
 from typing import Any
 
 from temporalio.client import Client
@@ -80,6 +81,8 @@ def build_worker(client: Client, task_queue: str, activities: Sequence[object]) 
         workflows=WORKFLOWS,
         activities=methods,
         workflow_runner=build_workflow_runner(),
+        # By default a hash over every module's code, which takes longer to read than all else that is done here.
+        build_id=version("durable-context"),
         graceful_shutdown_timeout=timedelta(seconds=2),
         # What a killed worker had in its cache goes to another one after this; by default after ten seconds.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=4),

@@ -52,6 +52,8 @@ NEEDED = (
     "mcp.server.stdio",
     "activities.store.sqlite",
     "boto3",
+    "rich.console",
+    "rich.logging",
 )
 NICE = 10
 THREAD_SECONDS = 1.0
