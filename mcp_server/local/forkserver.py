@@ -51,7 +51,6 @@ NEEDED = (
     "mcp_server.resources",
     "mcp.server.stdio",
     "activities.store.sqlite",
-    "boto3",
     "rich.console",
     "rich.logging",
 )
@@ -113,6 +112,9 @@ def _import() -> None:
 
     for name in (*NEEDED, *LONG_IMPORTS):
         importlib.import_module(name)
+    from activities.bedrock import preload
+
+    preload()
 
 
 def _expect_one_thread() -> None:
