@@ -1,8 +1,8 @@
 """How soon a server answers after its start, and what the embedded stack holds in memory when it is idle.
 
 Started in turn, as hosts start them: a bare `MCPServer` with one tool; the first `durable-context serve` of a data
-folder; a second one on a running stack, forked by it; and one on a running stack that imports everything by itself. Each
-is timed to its answers to `initialize` and to its first tool call, which is `check_semantic_cache` with a new query. The
+folder; a second one on a running stack, forked by it; and one on a running stack that imports everything by itself.
+Each is timed to its answers to `initialize` and to its first tool call: `check_semantic_cache` with a new query. The
 floor is an empty workflow, started eagerly on the same Temporal server.
 
     python -m bench.start --rounds 7
