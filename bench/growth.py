@@ -67,7 +67,7 @@ Search = Callable[[str, float, dict[str, Any] | None], Awaitable[list[str]]]
 
 def paragraphs() -> list[str]:
     """Paragraphs of prose, each once, in the order of their texts."""
-    texts = [*topics.values(), *(one.metadata.get("Description") or "" for one in distributions())]
+    texts = [*topics.values(), *(one.metadata["Description"] or "" for one in distributions())]
     found = {" ".join(part.split()): None for text in texts for part in re.split(r"\n\s*\n", text)}
     prose = [one for one in found if 60 < len(one) < 500 and sum(c.isalpha() or c == " " for c in one) > 0.8 * len(one)]
     return prose[:PARAGRAPHS]
