@@ -51,7 +51,9 @@ QUERIES = (
 )
 """Of words that few chunks hold, and of words that many do."""
 
-PARAGRAPHS = 1_000
+PARAGRAPHS = 2_000
+EMBEDDED = 300
+"""How many of the paragraphs the model embeds; the vectors of the others are mixed from these."""
 SOURCE = 50
 """Chunks of a source."""
 AT_ONCE = 20
@@ -82,7 +84,11 @@ def chunks(user: str, count: int, prose: list[str], vectors: Vectors) -> Iterato
             first = int(random.integers(len(prose)))
             places = [(first + step) % len(prose) for step in range(3)] + random.integers(0, len(prose), 3).tolist()
             noise = random.standard_normal(vectors.shape[1]) * 0.35 / vectors.shape[1] ** 0.5
-            vector = 0.75 * vectors[first] + 0.25 * vectors[places[1:]].mean(0) + noise
+            vector = (
+                0.75 * vectors[first % EMBEDDED]
+                + 0.25 * vectors[[one % EMBEDDED for one in places[1:]]].mean(0)
+                + noise
+            )
             made.append(
                 Chunk(
                     chunk_id=hashlib.sha256(f"{user} {at + position}".encode()).hexdigest()[:32],
@@ -165,18 +171,18 @@ def missed(label: str, times: dict[str, float]) -> list[str]:
         found.append(f"{label}: {own[0] / alone:.2f} times as long beside others (at most {BESIDE_OTHERS})")
     if own[-1] >= GROWTH * own[0]:
         found.append(f"{label}: {own[-1] / own[0]:.1f} times as long with 100 times the chunks (below {GROWTH:g})")
-    for (size, before), (more, after) in itertools.pairwise(zip(SIZES, own, strict=True)):
+    for (size, before), (more, after) in itertools.pairwise(zip(SIZES, own, strict=False)):
         if after / before > more / size:
             found.append(f"{label}: {after / before:.1f} times as long with {more / size:.1f} times the chunks")
     return found
 
 
-async def measure(rounds: int) -> list[str]:
+async def measure(own: tuple[int, ...], rounds: int) -> list[str]:
     """Print every figure; answer the bounds that were missed."""
     prose, failures = paragraphs(), []
     async with AsyncExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="durable-context-bench-")))
-        homes = {"alone": SIZES[:1], "others": SIZES}
+        homes = {"alone": SIZES[:1], "others": own}
         stores: dict[str, SqliteStore] = {}
         clients: dict[str, Client] = {}
         for name, sizes in homes.items():
@@ -184,10 +190,10 @@ async def measure(rounds: int) -> list[str]:
             embeddings = BedrockEmbeddings(LOCAL_EMBEDDING_MODEL, None, None, addresses.models)
             if not stores:
                 began = time.perf_counter()
-                packed = await embeddings.embed(prose, "passage")
-                vectors = np.frombuffer(b"".join(packed), dtype=np.float32).reshape(len(prose), -1)
+                packed = await embeddings.embed(prose[:EMBEDDED], "passage")
+                vectors = np.frombuffer(b"".join(packed), dtype=np.float32).reshape(EMBEDDED, -1)
                 embedded = dict(zip(QUERIES, await embeddings.embed(QUERIES, "query"), strict=True))
-                print(f"{len(prose)} paragraphs embedded in {time.perf_counter() - began:.0f} s", flush=True)
+                print(f"{EMBEDDED} paragraphs embedded in {time.perf_counter() - began:.0f} s", flush=True)
             began = time.perf_counter()
             stores[name] = SqliteStore(Settings(durable_context_home=place / name).store_path)
             await stores[name].open(embeddings.model)
@@ -201,7 +207,7 @@ async def measure(rounds: int) -> list[str]:
                 cwd=place,
             )
             clients[name] = await stack.enter_async_context(Client(stdio_client(server)))
-        subjects = {"1,000 alone": ("alone", SIZES[0])} | {f"{size:,}": ("others", size) for size in SIZES}
+        subjects = {"1,000 alone": ("alone", SIZES[0])} | {f"{size:,}": ("others", size) for size in own}
         sides = {
             "tool": {one: tool(clients[name], f"user-{size}") for one, (name, size) in subjects.items()},
             "store": {one: direct(stores[name], f"user-{size}", embedded) for one, (name, size) in subjects.items()},
@@ -211,9 +217,9 @@ async def measure(rounds: int) -> list[str]:
             for side, searches in sides.items():
                 times = await median_times(searches, weight, filter, rounds)
                 label = f"{side}, weight {weight:g}{', filter' if filter else ''}"
-                alone, *own = times.values()
+                alone, *beside = times.values()
                 figures = "".join(f"{value:>13.1f}" for value in times.values())
-                print(f"{label:<24}{figures}{own[0] / alone:>16.2f}{own[-1] / own[0]:>9.1f}", flush=True)
+                print(f"{label:<24}{figures}{beside[0] / alone:>16.2f}{beside[-1] / beside[0]:>9.1f}", flush=True)
                 if side == "tool":
                     failures += missed(label, times)
         print("recall at 10 against an exhaustive search")
@@ -236,7 +242,9 @@ def main() -> int:
     """Run the benchmark; 0 where every bound is met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="how often each search is measured (default: 3)")
-    failures = asyncio.run(measure(parser.parse_args().rounds))
+    parser.add_argument("--largest", type=int, default=SIZES[-1], help="leave out users with more chunks than this")
+    options = parser.parse_args()
+    failures = asyncio.run(measure(tuple(size for size in SIZES if size <= options.largest), options.rounds))
     print("\n".join(["", *(f"missed: {one}" for one in failures)]) if failures else "\nevery bound is met")
     return 1 if failures else 0
 

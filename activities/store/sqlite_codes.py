@@ -92,7 +92,7 @@ def remove(db: apsw.Connection, share: int, rows: Iterable[int]) -> None:
         left = [row for row in left if row not in gone]
 
 
-def nearest(db: apsw.Connection, share: int, centre: bytes, vector: bytes) -> list[int]:
+def nearest(db: apsw.Connection, share: int, centre: bytes, vector: bytes) -> Rows:
     """All rows of a share, in the order in which their codes differ from that of a vector, least first."""
     blocks = db.execute("select records, bits from codes where share = ? order by first", (share,)).fetchall()
     held, bits = (b"".join(cast(bytes, block[column]) for block in blocks) for column in (0, 1))
@@ -101,4 +101,4 @@ def nearest(db: apsw.Connection, share: int, centre: bytes, vector: bytes) -> li
     distances = np.zeros(len(rows), dtype=np.uint16)
     for word in range(codes.shape[1] if len(rows) else 0):
         distances += differing[:, word]
-    return [int(row) for row in rows[distances.argsort(kind="stable")]]
+    return rows[distances.argsort(kind="stable")]

@@ -80,11 +80,11 @@ def _named(
     )
 
 
-def _parts(rows: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """Rows in parts, of which each is twice as long as the one before it."""
+def _parts(length: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where the parts of a list begin and end, of which each is twice as long as the one before it."""
     at = 0
-    while at < len(rows):
-        yield rows[at : at + size]
+    while at < length:
+        yield at, at + size
         at, size = at + size, 2 * size
 
 
@@ -110,7 +110,9 @@ def nearest(
         from activities.store import sqlite_codes
 
         wanted, chosen = max(RESCORED, 4 * k), list[int]()
-        for part in _parts(sqlite_codes.nearest(db, found.number, found.centre, vector), wanted):
+        order = sqlite_codes.nearest(db, found.number, found.centre, vector)
+        for start, end in _parts(len(order), wanted):
+            part = order[start:end].tolist()
             chosen += part if condition is None else list(_named(db, share, part, condition))
             if len(chosen) >= wanted:
                 break
@@ -149,7 +151,8 @@ def keywords(
     scores = _scores(db, f"{share.table}_text", phrases, found.records)
     order = sorted(scores, key=lambda row: -scores[row])
     best: list[Found] = []
-    for part in _parts(order, k if condition is None else 4 * k):
+    for start, end in _parts(len(order), k if condition is None else 4 * k):
+        part = order[start:end]
         # A text that scores as much as the last of `k` may have a lower id.
         if len(best) >= k and scores[part[0]] < best[k - 1][2]:
             break
@@ -167,6 +170,9 @@ def _scores(db: apsw.Connection, table: str, phrases: Sequence[str], records: in
         phrases = sorted(phrases, key=frequency.__getitem__)
     scores: dict[int, float] = {}
     for phrase in phrases:
+        if scores and 2 * frequency.get(phrase, 0) > records:
+            # It would add LEAST_IDF to nearly every text of many.
+            break
         # FTS5 weighs a term by how many of all users' texts there are. With a text full of the term its score is that
         # weight alone, times SATURATED: divided by it, what is left is the term's part in the text.
         weight = db.execute(f"select bm25({table}, 1e12) from {table} where {table} match ? limit 1", (phrase,)).get
@@ -175,7 +181,8 @@ def _scores(db: apsw.Connection, table: str, phrases: Sequence[str], records: in
         sql = f"select rowid, bm25({table}) as score from {table} where {table} match ?"
         if len(scores) >= ACCUMULATORS:
             scores = dict(nlargest(ACCUMULATORS, scores.items(), key=lambda item: item[1]))
-            among = f"{sql} and rowid in (select value from json_each(?))"
+            # Without the +, FTS5 would be asked for each row by itself.
+            among = f"{sql} and +rowid in (select value from json_each(?))"
             rows = db.execute(among, (phrase, json.dumps(list(scores))))
         elif frequency.get(phrase, 0) > ACCUMULATORS:
             rows = db.execute(f"{sql} order by score limit {ACCUMULATORS}", (phrase,))
