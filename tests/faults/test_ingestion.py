@@ -142,7 +142,7 @@ async def test_an_ingestion_killed_at_ten_moments_stores_what_an_undisturbed_one
     assert all(indexed for *_, indexed in stored)
     counts = "select sum(chunks), count(*) from sources where user_id = 'disturbed'"
     assert store.rows(counts) == [(undisturbed.chunks, 500)]
-    tables = ("documents", "documents_vectors_rowids", "documents_text_docsize")
+    tables = ("documents", "documents_vectors", "documents_text_docsize")
     assert [store.rows(f"select count(*) from {table}")[0][0] for table in tables] == [2 * undisturbed.chunks] * 3
     assert store.rows("select count(*) from staged_vectors") == [(0,)]
     assert list((home / "contents").iterdir()) == []
