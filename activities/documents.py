@@ -14,7 +14,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.beating import beating
 from activities.bedrock import BedrockEmbeddings
-from activities.chunking import CHUNKING_VERSION, Piece
+from activities.chunking import CHUNKING_VERSION, Piece, shortened
 from activities.errors import failure
 from activities.fetch import WebClient, check_url
 from activities.formats import IMAGE_SUFFIXES, SUFFIXES, suffix_for
@@ -230,7 +230,7 @@ class DocumentActivities:
                     position=position,
                     text=piece.text,
                     embedding=b"",
-                    metadata=_metadata(title, piece),
+                    metadata=_metadata(shortened(title), piece),
                 )
                 for position, piece in enumerate(document.pieces)
             ]
