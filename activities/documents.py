@@ -40,7 +40,7 @@ from activities.models import (
     StoredDocument,
 )
 from activities.reading import Reader
-from activities.sources import SourceReader, list_files, selected
+from activities.sources import SourceReader, check_globs, list_files, selected
 from activities.store.base import OpenedStore, document_id
 from activities.store.contents import Contents
 
@@ -99,7 +99,11 @@ class DocumentActivities:
 
     @activity.defn
     async def list_sources(self, params: IngestParams) -> Listing:
-        """List every source that the requests name, each once, in pages that are kept as contents."""
+        """List every source that the requests name, each once, in pages that are kept as contents.
+
+        Raises:
+            ApplicationError: `rejected` for globs that can't be used; what is wrong with a source is in the list.
+        """
         info = activity.info()
         async with beating():
             await self._contents.purge(datetime.now(UTC) - CONTENTS_KEPT)
@@ -112,6 +116,7 @@ class DocumentActivities:
             return Listing(pages=pages, total=total)
 
     async def _listed(self, params: IngestParams) -> Iterator[Source]:
+        check_globs(params.include, params.exclude)
         lists: list[Iterable[Source]] = []
         for request in params.sources:
             if request.path is not None:
@@ -133,11 +138,7 @@ class DocumentActivities:
             if not error.non_retryable and activity.info().attempt < FETCH_ATTEMPTS:
                 raise
             return [Source(source=url, error=error.message)]
-        return [
-            Source(source=page, url=page)
-            for page in pages
-            if selected(urlsplit(page).path.strip("/"), params.include, params.exclude)
-        ]
+        return [page for page in map(_page, pages) if page.url is None or _is_selected(page.url, params)]
 
     @activity.defn
     async def listed_sources(self, page: ContentName) -> SourceList:
@@ -305,6 +306,19 @@ def _held(request: SourceRequest) -> Source:
         media_type=request.media_type,
         error=request.error,
     )
+
+
+def _page(url: str) -> Source:
+    """A page that a sitemap names, called as if it had been named itself."""
+    try:
+        checked = check_url(url)
+    except ApplicationError as error:
+        return Source(source=shortened(url), error=error.message)
+    return Source(source=checked, url=checked)
+
+
+def _is_selected(url: str, params: IngestParams) -> bool:
+    return selected(urlsplit(url).path.strip("/"), params.include, params.exclude)
 
 
 def _each_once(sources: Iterable[Source]) -> Iterator[Source]:

@@ -57,6 +57,12 @@ def site() -> Iterator[str]:
     }
 
     async def answer(request: Any) -> Response:
+        if request.url.path == "/odd.xml":
+            long = f"{request.base_url}{'a' * 60_000}"
+            odd = ["http://[x", "file:///etc/passwd", "//handbook", long, f"{request.base_url}handbook#lamp"]
+            return Response(
+                f"<urlset>{''.join(f'<url><loc>{url}</loc></url>' for url in odd)}</urlset>", 200, None, "text/xml"
+            )
         if request.url.path == "/sitemap.xml":
             names = "".join(
                 f"<url><loc>{request.base_url}{name}</loc></url>" for name in ("handbook", "sign.png", "gone")
@@ -264,6 +270,22 @@ async def test_the_pages_of_a_sitemap_are_ingested(reader: Client, user: str, si
     assert "Cookie settings" not in found[0]["text"]
     chosen = await ingest(reader, user, sources=[f"{site}/sitemap.xml"], include=["hand*"])
     assert [(one["source"], one["status"]) for one in chosen["sources"]] == [(f"{site}/handbook", "unchanged")]
+
+
+async def test_a_sitemap_may_name_what_it_wants(reader: Client, user: str, site: str) -> None:
+    result = await ingest(reader, user, sources=[f"{site}/odd.xml", f"{site}/handbook"])
+    reasons = [one["reason"] for one in result["sources"] if one["status"] == "failed"]
+    for reason, part in zip(reasons, ("valid URL", "Only http", "Only http", "4,096 characters"), strict=True):
+        assert part in reason
+    # The same page is one document, however it is named.
+    assert [one["source"] for one in result["sources"] if one["status"] == "stored"] == [f"{site}/handbook"]
+    assert all(len(one["source"]) < 400 for one in result["sources"])
+
+
+async def test_globs_that_stand_for_too_many_are_refused(reader: Client, user: str, shelf: Path) -> None:
+    for name in ("include", "exclude"):
+        arguments = {"sources": [str(shelf)], "user_id": user, name: ["{1..2000}"]}
+        assert f"{name}: these globs can't be used" in error(await reader.call_tool("ingest_documents", arguments))
 
 
 async def test_a_vision_model_describes_images(home: Path, shelf: Path, user: str) -> None:
