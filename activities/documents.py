@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.beating import beating
+from activities.beating import beating, beating_for_source
 from activities.bedrock import BedrockEmbeddings
 from activities.chunking import CHUNKING_VERSION, Piece, shortened
 from activities.errors import failure
@@ -170,7 +170,7 @@ class DocumentActivities:
     async def look_at_source(self, params: SourceParams) -> SourceLook:
         """What a source is, and whether anything is left to do for it."""
         source = params.source
-        async with beating():
+        async with beating_for_source():
             try:
                 suffix = _suffix(source)
                 content = await self._sources.read(source, params.roots)
@@ -203,7 +203,7 @@ class DocumentActivities:
             ApplicationError: retryable ones only. What is wrong with the source itself is in the outcome.
         """
         source, progress = params.source, [0, 0]
-        async with beating(progress):
+        async with beating_for_source(progress):
             try:
                 suffix = _suffix(source)
                 content = await self._sources.read(source, params.roots)
@@ -269,6 +269,17 @@ class DocumentActivities:
         """Drop contents that are used no more."""
         for name in contents.names:
             await self._contents.drop(name)
+
+    @activity.defn
+    async def drop_listing(self, pages: ContentNames) -> None:
+        """Drop the pages of a listing, and what its sources still hold."""
+        for name in pages.names:
+            content = await self._contents.get(name)
+            if content is not None:
+                for source in _SOURCES.validate_json(content):
+                    if source.content is not None:
+                        await self._contents.drop(source.content)
+                await self._contents.drop(name)
 
     # What is stored
 

@@ -41,7 +41,8 @@ async def reader(home: Path, client: Client, shelf: Path) -> AsyncIterator[Clien
 
     It is begun after the client that outlives it: their task groups have to nest.
     """
-    async with serve(home, INGEST_ROOTS=str(shelf), FETCH_ALLOWED_NETWORKS="127.0.0.1/32") as client:
+    settings = {"INGEST_ROOTS": str(shelf), "FETCH_ALLOWED_NETWORKS": "127.0.0.1/32", "CALL_TIMEOUT_SECONDS": "120"}
+    async with serve(home, **settings) as client:
         yield client
 
 
@@ -95,6 +96,12 @@ async def read(client: Client, uri: str) -> dict[str, Any]:
     return document
 
 
+def held(home: Path) -> list[str]:
+    """The contents that are kept for workflows."""
+    folder = home / "contents"
+    return os.listdir(folder) if folder.exists() else []
+
+
 # Files
 
 
@@ -145,7 +152,7 @@ async def test_a_folder_of_every_format_is_searchable_and_can_be_cited(
     ]
     assert texts == ["The lamp was replaced by a diode."]
     # Nothing is left of what travelled by reference.
-    assert not os.listdir(home / "contents")
+    assert held(home) == []
 
 
 async def test_one_bad_source_does_not_keep_the_others_out(reader: Client, shelf: Path, user: str, site: str) -> None:
@@ -250,6 +257,21 @@ async def test_progress_is_told(reader: Client, shelf: Path, user: str) -> None:
     )
     assert content(result)["stored"] == 25
     assert any(message and "of 25 sources are done" in message for _, message in told), told
+    assert [fraction for fraction, _ in told] == sorted(fraction for fraction, _ in told)
+
+
+async def test_progress_within_a_long_document_is_told(reader: Client, shelf: Path, user: str) -> None:
+    (shelf / f"{user}.txt").write_text("Station reports calm water and light wind. " * 4000)
+    told: list[tuple[float, str]] = []
+
+    async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+        told.append((progress, message or ""))
+
+    arguments = {"sources": [str(shelf / f"{user}.txt")], "user_id": user}
+    result = await reader.call_tool("ingest_documents", arguments, progress_callback=on_progress)
+    assert content(result)["stored"] == 1
+    within = [fraction for fraction, message in told if "chunks of what is under way are embedded" in message]
+    assert any(0.01 < fraction < 1 for fraction in within), told
     assert [fraction for fraction, _ in told] == sorted(fraction for fraction, _ in told)
 
 
@@ -388,7 +410,7 @@ async def test_files_and_pages_are_uploaded(address: str, user: str, site: str, 
         assert (await hits(client, user, "keeper's notes"))[0]["metadata"]["source"] == "notes"
         assert "POST /upload" in error(await client.call_tool("ingest_documents", {"sources": ["/etc/passwd"]}))
         assert "POST /upload" in error(await client.call_tool("ingest_documents", {"sources": ["~/x", f"{site}/a"]}))
-    assert not os.listdir(home / "contents")
+    assert held(home) == []
 
 
 @pytest.mark.parametrize(
@@ -399,16 +421,20 @@ async def test_files_and_pages_are_uploaded(address: str, user: str, site: str, 
         ({"data": {"colection": "x"}, "files": {"f": ("a.txt", b"x")}}, 400, "no field 'colection'"),
         ({"data": {"user_id": "a\nb"}, "files": {"f": ("a.txt", b"x")}}, 400, "user_id"),
         ({"data": {"user_id": ["a", "b"]}, "files": {"f": ("a.txt", b"x")}}, 400, "once"),
+        ({"files": [("f", ("a.txt", b"x")), ("f", ("b.txt", b"x")), ("g", ("a.txt", b"y"))]}, 400, "are called a.txt"),
         ({"json": {"url": "x"}}, 415, "multipart"),
         ({"files": [("f", (f"{n}.txt", b"x" * 200_000)) for n in range(11)]}, 413, "2,000,000 bytes"),
         ({"files": [("f", (f"{n}.txt", b"x")) for n in range(101)]}, 400, "files"),
     ],
 )
-async def test_a_wrong_upload_says_what_is_wrong(address: str, form: dict[str, Any], status: int, part: str) -> None:
+async def test_a_wrong_upload_says_what_is_wrong(
+    address: str, form: dict[str, Any], status: int, part: str, home: Path
+) -> None:
     async with browser() as http:
         answer = await http.post(f"{address}/upload", **form)
     assert answer.status_code == status, answer.text
     assert part in answer.json()["error"]
+    assert held(home) == []
 
 
 async def test_an_endless_upload_is_cut_off(address: str) -> None:
@@ -467,6 +493,28 @@ async def test_a_long_upload_is_answered_with_its_task(home: Path, stack: Addres
             while (looked := await http.get(address + answer.headers["location"])).status_code == 202:
                 await asyncio.sleep(0.1)
         assert looked.json()["result"]["stored"] == 1
+
+
+@pytest.mark.parametrize("globs", [["{1..2000}"], []])
+async def test_nothing_is_kept_of_an_upload_that_comes_to_nothing(
+    home: Path, stack: Addresses, user: str, globs: list[str]
+) -> None:
+    long = "Station reports calm water and light wind. " * 4000
+    files = [("f", (f"{number}.txt", f"{number} {long}".encode())) for number in range(8)]
+    async with serve_http(home, CALL_TIMEOUT_SECONDS="5") as address, browser() as http:
+        answer = await http.post(f"{address}/upload", files=files, data={"user_id": user, "include": globs})
+        task = answer.json()
+        async with connected(address) as client:
+            if globs:
+                assert (answer.status_code, "include" in task["message"]) == (500, True), task
+            else:
+                assert len(held(home)) >= 8
+                await client.call_tool("cancel_task", {"task_id": task["task_id"]})
+            async with asyncio.timeout(60):
+                while (await http.get(f"{address}/upload/{task['task_id']}")).status_code == 202:
+                    await asyncio.sleep(0.1)
+            assert await hits(client, user, "calm water") == []
+    assert held(home) == []
 
 
 # Refused settings
