@@ -8,7 +8,7 @@ endif
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench bench-growth bench-latency conformance lint format types check lock clean
+.PHONY: help install demo test bench bench-growth bench-latency chaos conformance lint format types check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -45,6 +45,9 @@ bench-growth: install ## measure search beside others' chunks, and as a user's o
 
 bench-latency: install ## measure what durability costs
 	.venv/bin/python -m bench.latency
+
+chaos: install ## break everything under load on both stores, for 10 minutes; fails where anything is lost
+	.venv/bin/python -m bench.chaos --minutes 10
 
 # The suite is a package of npm; Node comes from the Python package index.
 .conformance/.installed: $(addprefix tests/conformance/,package.json package-lock.json requirements.lock) .venv/.installed

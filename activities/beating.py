@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -19,16 +19,16 @@ SOURCE_ATTEMPTS = 6
 
 
 @contextlib.asynccontextmanager
-async def beating(progress: list[int] | None = None) -> AsyncIterator[None]:
+async def beating(progress: Sequence[object] = ()) -> AsyncIterator[None]:
     """Heartbeat for the length of the block.
 
     Args:
-        progress: Numbers to tell, which the block may change.
+        progress: What to tell, which the block may change.
     """
 
     async def beat() -> None:
         while True:
-            activity.heartbeat(*(progress or ()))
+            activity.heartbeat(*progress)
             await asyncio.sleep(BEAT_SECONDS)
 
     task = asyncio.create_task(beat())
@@ -41,7 +41,7 @@ async def beating(progress: list[int] | None = None) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def beating_for_source(progress: list[int] | None = None) -> AsyncIterator[None]:
+async def beating_for_source(progress: Sequence[object] = ()) -> AsyncIterator[None]:
     """Heartbeat while a source is worked on, and give up on one that fails for no known reason time and again.
 
     The sources after it would wait for as long as it is tried.

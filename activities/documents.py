@@ -109,10 +109,15 @@ class DocumentActivities:
             await self._contents.purge(datetime.now(UTC) - CONTENTS_KEPT)
             found = await self._listed(params)
             total, pages = 0, list[str]()
-            while page := await asyncio.to_thread(lambda: list(islice(found, PAGE_SOURCES))):
-                pages.append(f"{info.workflow_id}-sources-{len(pages)}")
-                await self._contents.put(pages[-1], _SOURCES.dump_json(page))
-                total += len(page)
+            try:
+                while page := await asyncio.to_thread(lambda: list(islice(found, PAGE_SOURCES))):
+                    pages.append(f"{info.workflow_id}-sources-{len(pages)}")
+                    await self._contents.put(pages[-1], _SOURCES.dump_json(page))
+                    total += len(page)
+            except asyncio.CancelledError:
+                # Nobody will know of them.
+                await self.drop_contents(ContentNames(names=pages))
+                raise
             return Listing(pages=pages, total=total)
 
     async def _listed(self, params: IngestParams) -> Iterator[Source]:

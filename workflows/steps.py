@@ -115,7 +115,7 @@ async def step(
         method: The activity.
         argument: Its argument.
         give_up: After how long the server stops trying.
-        attempt: How long one attempt may take.
+        attempt: How long one attempt may take; an activity that may take longer than ATTEMPT heartbeats.
 
     Raises:
         ActivityError: once `give_up` is over, or at once for what doesn't pass by itself.
@@ -137,5 +137,6 @@ async def step(
         argument,
         start_to_close_timeout=attempt,
         schedule_to_close_timeout=give_up,
+        heartbeat_timeout=HEARTBEAT if attempt > ATTEMPT else None,
         retry_policy=DURABLY,
     )

@@ -147,7 +147,7 @@ class Supervisor:
             self._end_leases()
             for key in ("pid", "port", "token"):
                 self._state.pop(key, None)
-            self._write_state()
+            self._keep_state()
             await self._stop_pieces()
             logger.info("supervisor is done: no lease left")
 
@@ -167,6 +167,16 @@ class Supervisor:
         with os.fdopen(descriptor, "w") as file:
             json.dump(self._state, file)
         draft.replace(self._home / "stack.json")
+
+    def _keep_state(self) -> None:
+        """Write what has changed where that can be done: only a later supervisor goes by it, and it may do without.
+
+        On a full disk it can't be, and the pieces have to be looked after all the same.
+        """
+        try:
+            self._write_state()
+        except OSError as error:
+            logger.warning("stack.json can't be written: %s", error.strerror)
 
     async def _serve_lease(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -224,7 +234,7 @@ class Supervisor:
             "temporal_ui_port": ports.ui,
             "temporal_pid": server.pid,
         }
-        self._write_state()
+        self._keep_state()
         logger.info("Temporal dev server is up at %s:%d, pid %s", LOOPBACK, ports.frontend, server.pid)
 
     async def _keep_temporal(self) -> None:
@@ -241,7 +251,7 @@ class Supervisor:
                 try:
                     await self._start_temporal()
                     break
-                except DevServerError:
+                except (DevServerError, OSError):
                     logger.exception("Temporal dev server can't be started again")
             else:
                 logger.error("giving up: the leases end, and their holders start a new supervisor")
@@ -272,7 +282,7 @@ class Supervisor:
                 await asyncio.sleep(0.01)
             self._models_url = f"http://{LOOPBACK}:{port}"
             self._state["models_port"] = port
-            self._write_state()
+            self._keep_state()
             logger.info("model endpoint is up at %s", self._models_url)
         return {"models": self._models_url}
 
@@ -300,7 +310,7 @@ class Supervisor:
         if self._dev_server is not None:
             await self._dev_server.stop()
             self._state["temporal_pid"] = None
-            self._write_state()
+            self._keep_state()
 
 
 def supervise(home: Path) -> None:
