@@ -704,6 +704,8 @@ class Tasks(Extension):
                 status = "input_required"
             elif (reason := self._runtime.why_it_waits(description)) is not None:
                 parts["message"] = reason
+            elif progress.get("share"):
+                memo, parts["message"] = await _closer(description, memo)
         else:
             updated = description.close_time or updated
             kept = await self._kept()
@@ -784,6 +786,22 @@ def _protocol_error(error: BaseException) -> MCPError | None:
             return MCPError(int(cause.details[0]), cause.message)
         cause = cause.__cause__
     return None
+
+
+async def _closer(
+    description: "WorkflowExecutionDescription", memo: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], str]:
+    """A memo whose progress counts the parts of what is under way, and what that is in words."""
+    from workflows.history import under_way
+
+    progress: dict[str, Any] = memo["progress"]
+    found = [(done, total) for done, total in await under_way(description) if total]
+    if not found:
+        return memo, progress["message"]
+    fraction = progress["fraction"] + progress["share"] * sum(done / total for done, total in found)
+    done, total = map(sum, zip(*found, strict=True))
+    message = f"{progress['message']} {done} of {total} chunks of what is under way are embedded."
+    return {**memo, "progress": {**progress, "fraction": fraction, "message": message}}, message
 
 
 def _plain(responses: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,16 +34,18 @@ _AT_ONCE = RetryPolicy(
 DURABLY = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=20))
 
 
-def report(stage: str, fraction: float | None = None, message: str = "") -> None:
+def report(stage: str, fraction: float | None = None, message: str = "", share: float = 0.0) -> None:
     """Say how far the workflow has come: to whoever waits for it, asks for its task, or looks at it in Temporal.
 
     Args:
         stage: What is being done, in one word.
         fraction: How much of the whole is done, from 0 to 1; None where that isn't known.
         message: A sentence for people.
+        share: Of the whole, what each activity under way is, if its heartbeats say how far it is: (done, total).
     """
     at = workflow.now().isoformat()
-    workflow.upsert_memo({"progress": {"stage": stage, "fraction": fraction, "message": message, "at": at}})
+    progress = {"stage": stage, "fraction": fraction, "message": message, "share": share, "at": at}
+    workflow.upsert_memo({"progress": progress})
 
 
 class Questions:

