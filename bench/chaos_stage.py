@@ -50,7 +50,7 @@ ROLES = ("worker-1", "worker-2", "http", "stdio-1", "stdio-2")
 `http` and `stdio-2` only start workflows; `stdio-1` runs them too.
 """
 ALONE = ("worker-1", "worker-2", "http")
-"""Those that are what was started, and not forked from the embedded stack: only these can be stopped, and have a clock."""
+"""Those that aren't forked from the embedded stack: only these can be stopped, and have a clock of their own."""
 
 _NEW_MOUNTS, _NEW_USER = 0x00020000, 0x10000000
 _PRIVATE, _RECURSIVE, _DETACH = 1 << 18, 1 << 14, 2

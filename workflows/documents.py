@@ -88,18 +88,23 @@ class DataIngestionWorkflow:
         return self._result
 
     async def _list(self) -> Listing:
-        """List the sources. Cancelled meanwhile, it waits for the activity's end: no page comes after that."""
-        listing = await _durably(
-            DocumentActivities.list_sources,
-            self._params,
-            self._params.files_queue,
-            cancellation=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-        )
+        """List the sources. Cancelled meanwhile, it waits for the activity's end, however it ends: no page comes after."""
         task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            self._listing = listing
+        assert task is not None
+        try:
+            self._listing = await _durably(
+                DocumentActivities.list_sources,
+                self._params,
+                self._params.files_queue,
+                cancellation=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+            )
+        except FailureError:
+            if not task.cancelling():
+                raise
+        if task.cancelling():
             raise asyncio.CancelledError
-        return listing
+        assert self._listing is not None
+        return self._listing
 
     async def _abandon(self, workers: list[asyncio.Task[None]]) -> None:
         """Keep nothing of what won't be ingested any more."""
