@@ -88,7 +88,7 @@ class DataIngestionWorkflow:
         return self._result
 
     async def _list(self) -> Listing:
-        """List the sources. Cancelled meanwhile, it waits for the activity's end, however it ends: no page comes after."""
+        """List the sources. Cancelled meanwhile, it waits until the activity has ended: no page comes after that."""
         task = asyncio.current_task()
         assert task is not None
         try:
@@ -116,8 +116,9 @@ class DataIngestionWorkflow:
             return
         for worker in workers:
             worker.cancel()
-        # Each drops what it has under way.
-        await workflow.wait(workers)
+        if workers:
+            # Each drops what it has under way.
+            await workflow.wait(workers)
         await step(DocumentActivities.drop_listing, ContentNames(names=self._listing.pages))
 
     @workflow.query
