@@ -603,16 +603,7 @@ class Runtime:
             CallError: saying which piece is missing and what to do.
         """
         description = await self.described(workflow_id)
-        if description is None:
-            return None
-        from activities.models import PartialAnswer
-        from workflows.worker import DATA_CONVERTER
-
-        for pending in description.raw_description.pending_activities:
-            if pending.activity_type.name == "generate_answer" and pending.heartbeat_details.payloads:
-                [partial] = await DATA_CONVERTER.decode(pending.heartbeat_details.payloads, [PartialAnswer])
-                return cast(PartialAnswer, partial)
-        return None
+        return None if description is None else await partial_answer(description)
 
     def why_it_waits(self, description: "WorkflowExecutionDescription") -> str | None:
         """Why a workflow hasn't ended yet: the last failure of the step that is being retried, if any."""
@@ -632,6 +623,18 @@ class Runtime:
                 "TEMPORAL_NAMESPACE and TEMPORAL_TASK_QUEUE."
             )
         return None
+
+
+async def partial_answer(description: "WorkflowExecutionDescription") -> "PartialAnswer | None":
+    """What there is so far of the answer that a workflow generates; None where none is being written."""
+    from activities.models import PartialAnswer
+    from workflows.worker import DATA_CONVERTER
+
+    for pending in description.raw_description.pending_activities:
+        if pending.activity_type.name == "generate_answer" and pending.heartbeat_details.payloads:
+            [partial] = await DATA_CONVERTER.decode(pending.heartbeat_details.payloads, [PartialAnswer])
+            return cast(PartialAnswer, partial)
+    return None
 
 
 async def _stop_worker(worker: Any, finished: "asyncio.Task[None]") -> None:
