@@ -104,7 +104,7 @@ class BedrockChat:
                 answer = _collected(client, request, told, ended) if streams else client.converse(**request)
             except client.exceptions.ValidationException as error:
                 # Nothing but the answer says what a model doesn't take.
-                refused = _refused(str(error), request, streams, bool(params.turns))
+                refused = _refused(error.response["Error"]["Message"], request, streams, bool(params.turns))
                 if refused is None or refused in without:
                     raise
                 self._refused.add(refused)
