@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import signal
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
 from temporalio.client import Client, WorkflowHandle
 
 from activities.models import ChatMessage, GenerationParams, GenerationResult
@@ -18,8 +20,9 @@ from tests.faults.bedrock_endpoint import Reply, serve_endpoint
 from workflows.generation import AIGenerationWorkflow
 
 
-async def test_a_worker_killed_while_the_model_answers(
-    temporal: Client, stack: Addresses, tmp_path: Path, user: str
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+async def test_a_worker_that_ends_while_the_model_answers(
+    temporal: Client, stack: Addresses, tmp_path: Path, user: str, end: signal.Signals
 ) -> None:
     assert stack.temporal is not None
     declared = {"harbour": {"command": sys.executable, "args": ["-m", "tests.other_server", str(tmp_path)]}}
@@ -49,8 +52,10 @@ async def test_a_worker_killed_while_the_model_answers(
                 while (partial := await partial_answer(await handle.describe())) is None or not partial.text:
                     await asyncio.sleep(0.1)
             assert (partial.text, partial.round) == ("Half", 2)
-            workers[0].kill()
-            await workers[0].wait()
+            workers[0].send_signal(end)
+            # Nor does it wait for the model.
+            async with asyncio.timeout(30):
+                await workers[0].wait()
             workers.append(
                 await asyncio.create_subprocess_exec(*command("worker"), env=environment(tmp_path, **settings))
             )
