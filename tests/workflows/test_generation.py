@@ -68,7 +68,7 @@ async def working(temporal: Client, settings: Settings, models: str | None, queu
     parts = build_parts(settings, models)
     activities = build_activities(settings, parts)
     try:
-        async with build_worker(temporal, queue, activities, build_plugin(settings.mcp_servers)):
+        async with build_worker(temporal, queue, activities, servers=build_plugin(settings.mcp_servers)):
             yield parts
     finally:
         await parts.store.close()
