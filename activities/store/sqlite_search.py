@@ -116,8 +116,16 @@ def nearest(
             chosen += part if condition is None else list(_named(db, share, part, condition))
             if len(chosen) >= wanted:
                 break
-        where, bound = f"c.id in (select value from json_each(?)) and {share.where('c.')}", [json.dumps(chosen)]
-        bound += share.arguments
+        # The records are looked up of the best alone: of so many, that takes longer than to compare them.
+        compared = dict(
+            db.execute(
+                f"select id, 1.0 - vec_distance_cosine(embedding, ?) as cosine from {share.table}_vectors "
+                "where id in (select value from json_each(?)) order by cosine desc, id limit ?",
+                (vector, json.dumps(chosen), k),
+            )
+        )
+        best = [(row, name, compared[row]) for row, name in _named(db, share, list(compared), None).items()]
+        return sorted(best, key=lambda one: (-one[2], one[1]))
     return cast(
         list[Found],
         db.execute(
