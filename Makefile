@@ -6,6 +6,8 @@ ifeq ($(UV),)
 UV := .uv/bin/uv
 endif
 export UV_PYTHON_DOWNLOADS := never
+# Set, each of the many processes would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test bench bench-growth bench-latency chaos conformance lint format types check lock clean

@@ -880,3 +880,162 @@ class PreparedImage(Model):
 class ImageDescription(Model):
     text: str | None = Field(description="What it shows, or the text in it; null where nobody here can tell.")
     reason: str = Field(default="", description="Why nobody can.")
+
+
+# Answers
+
+PassageKind = Literal["document", "message", "memory", "web", "image"]
+Role = Literal["user", "assistant"]
+
+
+class Passage(Model):
+    """Something that an answer may be drawn from, and then cites."""
+
+    id: str = Field(description="Id of the chunk, message or memory; of a page on the web, its URL.")
+    kind: PassageKind
+    text: str
+    title: str = ""
+    source: str = Field(default="", description="A document's source, a page's URL, a message's conversation_id.")
+    page: int | None = None
+    position: int | None = Field(default=None, description="Of a document's chunk, 0 for the first.")
+    document_id: str | None = Field(default=None, description="Read it as the resource document://{document_id}.")
+    timestamp: AwareDatetime | None = Field(default=None, description="Of a message or memory, when it was said.")
+
+
+class Citation(Passage):
+    """A passage that an answer cites, its text cut to size."""
+
+    number: int = Field(ge=1, description="The answer says [number] where it draws on it.")
+
+
+class ChatMessage(Model):
+    """One message of a conversation as a model is given it."""
+
+    role: Role
+    text: str
+    image: PreparedImage | None = Field(default=None, description="By reference: its content isn't dropped here.")
+
+
+class GenerationParams(Model):
+    """A conversation whose last message is to be answered."""
+
+    user_id: str = Field(description="For whom tools search and remember; never anybody else.")
+    messages: list[ChatMessage] = Field(min_length=1, description="Oldest first; the last is the user's.")
+    passages: list[Passage] = Field(default_factory=list, description="What was retrieved for it, best first.")
+    system: str = Field(default="", description="Rules of citing are added where there is something to cite.")
+    system_version: str = Field(default="", description="Name of that wording, by which an answer can be explained.")
+    use_tools: bool = Field(default=False, description="Whether the model may call tools.")
+    collection: str = Field(default=DEFAULT_COLLECTION, description="What the model's own searches search.")
+    cache: CacheScope = Field(default_factory=CacheScope, description="Which cached answers it may look up.")
+    max_tokens: int = Field(default=1024, ge=1, description="Length of the answer, at most.")
+    temperature: float | None = Field(default=0.2, ge=0, le=1, description="Null for the model's own.")
+    top_p: float | None = Field(default=None, gt=0, le=1, description="Null for the model's own.")
+    watched: bool = Field(default=True, description="Whether somebody follows the answer while it is written.")
+
+
+class ToolSpec(Model):
+    """A tool as a model is told of it."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$", description="As the model calls it.")
+    description: str
+    input_schema: dict[str, Any]
+
+
+class ToolUse(Model):
+    """A model's wish to have a tool called."""
+
+    id: str
+    name: str
+    input: dict[str, Any]
+    problem: str = Field(default="", description="Why its arguments can't be read, where they can't.")
+
+
+class ToolOutcome(Model):
+    """What a tool answered, or how it failed, as the model is told it."""
+
+    tool_use_id: str
+    text: str
+    error: bool = False
+
+
+class Reasoning(Model):
+    """What a model thought, which it is given back together with the tools' answers."""
+
+    text: str = ""
+    signature: str | None = None
+    redacted: bytes | None = None
+
+
+class ModelTurn(Model):
+    """One turn between a model and its tools, after the message that is to be answered."""
+
+    role: Role
+    text: str = ""
+    reasoning: list[Reasoning] = Field(default_factory=list)
+    tool_uses: list[ToolUse] = Field(default_factory=list)
+    tool_outcomes: list[ToolOutcome] = Field(default_factory=list)
+
+
+class GenerationMeans(Model):
+    """What the workers of this deployment have to answer with."""
+
+    generative: bool = Field(description="False where the text model only picks sentences out of passages.")
+    web_search: bool = Field(description="Whether the web can be searched.")
+    servers: list[str] = Field(description="Names of the other MCP servers whose tools may be called.")
+
+
+class AnswerParams(GenerationParams):
+    """One invocation of the model: the first, or one after a round of tools."""
+
+    tools: list[ToolSpec] = Field(default_factory=list)
+    turns: list[ModelTurn] = Field(default_factory=list, description="What came of the invocations before this one.")
+
+
+class PartialAnswer(Model):
+    """What there is of an answer while it is being written: details of the heartbeats of its activity."""
+
+    text: str
+    round: int = Field(description="1 for the first time that the model is asked; one more after each round of tools.")
+
+
+class Invocation(Model):
+    """One call of a model, with all that it takes to explain what it answered."""
+
+    model_id: str
+    temperature: float | None = Field(description="As it was sent; null for the model's own.")
+    top_p: float | None = Field(description="As it was sent; null for the model's own.")
+    max_tokens: int
+    system_version: str
+    input_tokens: int
+    output_tokens: int
+    stop_reason: str
+    latency_ms: int = Field(description="As the model's service measured it.")
+
+
+class ModelReply(Model):
+    """What one invocation of the model came to."""
+
+    turn: ModelTurn
+    invocation: Invocation
+
+
+class ToolCall(Model):
+    """One call of a tool by the model."""
+
+    server: str | None = Field(description="Which of the declared MCP servers; null for this server's own tools.")
+    tool: str
+    arguments: str = Field(description="As JSON, cut to size.")
+    error: str | None = Field(default=None, description="What the model was told where it failed.")
+
+
+class GenerationResult(Model):
+    """An answer, and how it came about."""
+
+    text: str = Field(description="With [number] where it cites.")
+    citations: list[Citation] = Field(description="What it cites, in order of number.")
+    model_id: str
+    generative: bool = Field(description="False where the text is only picked out of the passages.")
+    stop_reason: str = Field(description="Of the last invocation; max_tokens where the answer is cut off.")
+    invocations: list[Invocation]
+    tool_calls: list[ToolCall] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list, description="Such as a declared MCP server that can't be used.")

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mcp_server.settings import Settings
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from temporalio.common import WorkerDeploymentVersion
 
     from activities.bedrock import BedrockEmbeddings, BedrockText
+    from activities.bedrock_converse import BedrockChat
     from activities.fetch import WebClient
+    from activities.models import PartialAnswer
     from activities.store.atlas import AtlasStore
     from activities.store.base import OpenedStore
     from activities.store.contents import Contents
@@ -59,6 +61,7 @@ class Parts:
 
     embeddings: "BedrockEmbeddings"
     text: "BedrockText"
+    chat: "BedrockChat"
     store: "OpenedStore"
     contents: "Contents"
     web: "WebClient"
@@ -89,6 +92,13 @@ def build_text(settings: Settings, endpoint: str | None) -> "BedrockText":
     from activities.bedrock import BedrockText
 
     return BedrockText(settings.llm_model_id, settings.aws_region, endpoint if settings.text_is_local else None)
+
+
+def build_chat(settings: Settings, endpoint: str | None) -> "BedrockChat":
+    """The text model as a partner in conversation. Arguments as for `build_embeddings`."""
+    from activities.bedrock_converse import BedrockChat
+
+    return BedrockChat(settings.llm_model_id, settings.aws_region, endpoint if settings.text_is_local else None)
 
 
 def build_vision(settings: Settings) -> "BedrockText | None":
@@ -145,6 +155,7 @@ def build_parts(settings: Settings, endpoint: str | None) -> Parts:
     return Parts(
         embeddings,
         build_text(settings, endpoint),
+        build_chat(settings, endpoint),
         build_store(settings, embeddings),
         build_contents(settings),
         WebClient(settings.fetch_allowed_networks, settings.ingest_max_bytes),
@@ -157,6 +168,7 @@ def build_activities(settings: Settings, parts: Parts) -> list[object]:
     from activities.cache import CacheActivities, default_threshold
     from activities.documents import DocumentActivities
     from activities.forget import ForgetActivities, default_likeness
+    from activities.generation import GenerationActivities
     from activities.images import ImageActivities
     from activities.memory import MemoryActivities
     from activities.reading import Reader
@@ -180,6 +192,7 @@ def build_activities(settings: Settings, parts: Parts) -> list[object]:
         CacheActivities(parts.store, threshold),
         DocumentActivities(parts.store, contents, parts.embeddings, sources, reader, parts.web, describer),
         ForgetActivities(parts.store, default_likeness(parts.embeddings.model.model_id)),
+        GenerationActivities(parts.chat, contents, key is not None, list(settings.mcp_servers)),
         ImageActivities(sources, contents, reader, vision, settings.image_max_side),
         MemoryActivities(parts.store, parts.text, settings.memory_budget),
         ReembedActivities(parts.store.unopened, parts.embeddings),
@@ -394,6 +407,7 @@ class Runtime:
                 if addresses.temporal_ui:
                     logger.info("embedded Temporal at %s, web UI at %s", addresses.temporal, addresses.temporal_ui)
             await self.loaded()
+            from activities.mcp_servers import build_plugin
             from mcp_server.deployment import keep_current
             from workflows.worker import build_worker
 
@@ -406,7 +420,8 @@ class Runtime:
                 stack.push_async_callback(parts.web.close)
                 activities = build_activities(self.settings, parts)
                 deployment = await self._deployment(client)
-                workers = [build_worker(client, self.settings.temporal_task_queue, activities, deployment)]
+                servers = build_plugin(self.settings.mcp_servers)
+                workers = [build_worker(client, self.settings.temporal_task_queue, activities, deployment, servers)]
                 if self.settings.ingest_roots:
                     workers.append(build_worker(client, self.settings.files_queue, activities))
                 for worker in workers:
@@ -602,6 +617,15 @@ class Runtime:
                     raise CallError(_explain_rpc(error, self.settings), workflow_id) from None
                 await asyncio.sleep(RETRY_SECONDS)
 
+    async def partial_answer(self, workflow_id: str) -> "PartialAnswer | None":
+        """What there is so far of the answer that a workflow generates; None where none is being written.
+
+        Raises:
+            CallError: saying which piece is missing and what to do.
+        """
+        description = await self.described(workflow_id)
+        return None if description is None else await partial_answer(description)
+
     def why_it_waits(self, description: "WorkflowExecutionDescription") -> str | None:
         """Why a workflow hasn't ended yet: the last failure of the step that is being retried, if any."""
         from temporalio.api.enums.v1 import PendingWorkflowTaskState
@@ -620,6 +644,18 @@ class Runtime:
                 "TEMPORAL_NAMESPACE and TEMPORAL_TASK_QUEUE."
             )
         return None
+
+
+async def partial_answer(description: "WorkflowExecutionDescription") -> "PartialAnswer | None":
+    """What there is so far of the answer that a workflow generates; None where none is being written."""
+    from activities.models import PartialAnswer
+    from workflows.worker import DATA_CONVERTER
+
+    for pending in description.raw_description.pending_activities:
+        if pending.activity_type.name == "generate_answer" and pending.heartbeat_details.payloads:
+            [partial] = await DATA_CONVERTER.decode(pending.heartbeat_details.payloads, [PartialAnswer])
+            return cast(PartialAnswer, partial)
+    return None
 
 
 async def _stop_worker(worker: Any, finished: "asyncio.Task[None]") -> None:

@@ -51,7 +51,7 @@ def _ask(arguments: list[str]) -> socket.socket | None:
         OSError, ValueError: where there is none, either.
     """
     home = data_folder()
-    if home is None or os.stat(os.path.join(home, SOCKET)).st_uid != os.geteuid():
+    if os.stat(os.path.join(home, SOCKET)).st_uid != os.geteuid():
         return None
     folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     connection = socket.socket(socket.AF_UNIX)
@@ -118,20 +118,20 @@ def _stand_in(connection: socket.socket) -> int:
         return said[0]
 
 
-def data_folder() -> str | None:
-    """The data folder, as `mcp_server.settings` would find it; None where there is something wrong with it."""
-    named = [value for name, value in os.environ.items() if name.lower() == "durable_context_home"]
-    if not named:
-        with contextlib.suppress(FileNotFoundError), open(".env", "rb") as file:
-            if b"durable_context_home" in file.read().lower():
-                from dotenv import dotenv_values
+def data_folder() -> str:
+    """The data folder, as `mcp_server.settings` would find it."""
+    variables = dict(os.environ)
+    with contextlib.suppress(FileNotFoundError), open(".env", "rb") as file:
+        if b"durable_context_home" in file.read().lower():
+            from dotenv import dotenv_values
 
-                found = dotenv_values(".env")
-                named = [value or "" for name, value in found.items() if name.lower() == "durable_context_home"]
-    if len(named) > 1:
-        return None
-    home = "".join(named)
-    if not home:
+            for name, value in dotenv_values(".env").items():
+                variables.setdefault(name, value or "")
+    # As for pydantic's settings, case doesn't matter, the last one counts, and what is empty isn't set.
+    named = [value for name, value in variables.items() if name.lower() == "durable_context_home" and value]
+    if named:
+        home = named[-1]
+    else:
         from platformdirs import user_data_dir
 
         home = user_data_dir("durable-context", appauthor=False)

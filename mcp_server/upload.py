@@ -101,7 +101,13 @@ class Uploads:
             except BaseException:
                 await self._drop(params.sources)
                 raise
-        task_id = await self._server.tasks.begin(owner, "ingest_documents", DataIngestionWorkflow, params)
+        try:
+            task_id = await self._server.tasks.begin(owner, "ingest_documents", DataIngestionWorkflow, params)
+        except CallError as error:
+            # One that names a workflow may have been started after all, and needs its files.
+            if error.workflow_id is None:
+                await self._drop(params.sources)
+            raise
         while True:
             task = await self._server.tasks.stands(owner, task_id)
             if task.status not in ("working", "input_required") or time.monotonic() >= deadline:

@@ -6,13 +6,21 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
+from temporalio.worker import (
+    ActivityInboundInterceptor,
+    ExecuteActivityInput,
+    Interceptor,
+    UnsandboxedWorkflowRunner,
+    Worker,
+    WorkerDeploymentConfig,
+)
 
+from activities.beating import beating
 from workflows.cache import CacheInvalidationWorkflow, CacheStorageWorkflow, SemanticCacheCheckWorkflow
 from workflows.documents import (
     DataIngestionWorkflow,
@@ -21,6 +29,7 @@ from workflows.documents import (
     DocumentRemovalWorkflow,
 )
 from workflows.forget import ForgetWorkflow
+from workflows.generation import AIGenerationWorkflow
 from workflows.images import ImageProcessingWorkflow
 from workflows.memory import (
     MemoryListWorkflow,
@@ -34,12 +43,16 @@ from workflows.reembed import ReembeddingWorkflow
 from workflows.search import HybridSearchWorkflow
 from workflows.web import WebSearchWorkflow
 
+if TYPE_CHECKING:
+    from temporalio.mcp import MCPPlugin
+
 DATA_CONVERTER = pydantic_data_converter
 
 CONCURRENT_ACTIVITIES = 64
 """Most activities that a worker runs at once, and so most connections that it needs."""
 
 WORKFLOWS: list[type[Any]] = [
+    AIGenerationWorkflow,
     CacheInvalidationWorkflow,
     CacheStorageWorkflow,
     DataIngestionWorkflow,
@@ -59,6 +72,21 @@ WORKFLOWS: list[type[Any]] = [
     UserMemoryWorkflow,
     WebSearchWorkflow,
 ]
+
+
+class _Beating(ActivityInboundInterceptor):
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        if not str(getattr(input.fn, "__module__", "")).startswith("temporalio.mcp."):
+            return await self.next.execute_activity(input)
+        async with beating():
+            return await self.next.execute_activity(input)
+
+
+class BeatingInterceptor(Interceptor):
+    """Has the activities of `temporalio-mcp` heartbeat: the end of their worker is noticed as soon as of others'."""
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        return _Beating(next)
 
 
 def activity_methods(groups: Sequence[object]) -> list[Callable[..., Any]]:
@@ -82,7 +110,11 @@ def build_id() -> str:
 
 
 def build_worker(
-    client: Client, task_queue: str, activities: Sequence[object], deployment: WorkerDeploymentVersion | None = None
+    client: Client,
+    task_queue: str,
+    activities: Sequence[object],
+    deployment: WorkerDeploymentVersion | None = None,
+    servers: "MCPPlugin | None" = None,
 ) -> Worker:
     """A worker that runs every workflow, and every activity that is a method of one of `activities`.
 
@@ -91,6 +123,7 @@ def build_worker(
         task_queue: What it polls.
         activities: Objects that have them.
         deployment: Which version of a deployment it is; None for a worker that takes what any build has begun.
+        servers: What calls the tools of other MCP servers, if there are any.
     """
     versions = None
     if deployment is not None:
@@ -108,6 +141,8 @@ def build_worker(
         deployment_config=versions,
         # By default a hash over every module that is loaded, which takes long to read.
         build_id=None if versions else build_id(),
+        plugins=[servers] if servers else [],
+        interceptors=[BeatingInterceptor()] if servers else [],
         graceful_shutdown_timeout=timedelta(seconds=2),
         # What a killed worker had in its cache goes to another one after this; by default after ten seconds.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=4),

@@ -17,10 +17,10 @@ from activities.store.sqlite_shares import Share, Standing, owned, standing, ste
 from activities.store.words import terms_of
 
 RESCORED = 400
-"""How many vectors are compared exactly, at least, of those whose codes are most like the query's."""
+"""How many vectors, of those whose codes are most like the query's, are compared exactly at least; or an eighth."""
 
 ACCUMULATORS = 4096
-"""How many of a share's texts are scored at most, once the rarest term of a query has been looked up."""
+"""How many of a share's texts are scored before more frequent terms only add to these; or a quarter of all."""
 
 SATURATED = 2.2
 """BM25's factor of a term that a text is full of: k1 + 1 with FTS5's k1 of 1.2."""
@@ -99,7 +99,7 @@ def nearest(
     """The `k` rows of a share with the nearest vectors, and their cosines, best first; ties go to the lower id.
 
     None where the vector is zeros. In a large share the rows whose codes are most like the vector's are compared, at
-    least four times `k`: nearly always the nearest are among them.
+    least four times `k` and an eighth of all: nearly always the nearest are among them.
     """
     found = found or standing(db, share)
     if vector is None or found is None:
@@ -109,15 +109,23 @@ def nearest(
     if found.centre is not None:
         from activities.store import sqlite_codes
 
-        wanted, chosen = max(RESCORED, 4 * k), list[int]()
+        wanted, chosen = max(RESCORED, 4 * k, found.records // 8), list[int]()
         order = sqlite_codes.nearest(db, found.number, found.centre, vector)
         for start, end in _parts(len(order), wanted):
             part = order[start:end].tolist()
             chosen += part if condition is None else list(_named(db, share, part, condition))
             if len(chosen) >= wanted:
                 break
-        where, bound = f"c.id in (select value from json_each(?)) and {share.where('c.')}", [json.dumps(chosen)]
-        bound += share.arguments
+        # The records are looked up of the best alone: of so many, that takes longer than to compare them.
+        compared = dict(
+            db.execute(
+                f"select id, 1.0 - vec_distance_cosine(embedding, ?) as cosine from {share.table}_vectors "
+                "where id in (select value from json_each(?)) order by cosine desc, id limit ?",
+                (vector, json.dumps(chosen), k),
+            )
+        )
+        best = [(row, name, compared[row]) for row, name in _named(db, share, list(compared), None).items()]
+        return sorted(best, key=lambda one: (-one[2], one[1]))
     return cast(
         list[Found],
         db.execute(
@@ -140,8 +148,8 @@ def keywords(
     """The `k` rows of a share that best match the terms of a query by BM25, best first; ties go to the lower id.
 
     BM25 counts the share's own texts (only the average length is that of all), a term at a time, rarest first. Once
-    ACCUMULATORS texts have a score, more frequent terms only add to those: the strategy "continue" of Moffat and Zobel
-    ("Self-indexing inverted files for fast text retrieval", ACM TOIS 14(4), 1996).
+    ACCUMULATORS of its texts, or a quarter, have a score, more frequent terms only add to those: the strategy
+    "continue" of Moffat and Zobel ("Self-indexing inverted files for fast text retrieval", ACM TOIS 14(4), 1996).
     """
     found = found or standing(db, share)
     if found is None:
@@ -164,7 +172,8 @@ def keywords(
 def _scores(db: apsw.Connection, table: str, phrases: Sequence[str], records: int) -> dict[int, float]:
     """BM25 scores of texts by row."""
     frequency: dict[str, int] = {}
-    if records > ACCUMULATORS:
+    most = max(ACCUMULATORS, records // 4)
+    if records > most:
         count = f"select count(*) from {table} where {table} match ?"
         frequency = {phrase: db.execute(count, (phrase,)).get for phrase in phrases}
         phrases = sorted(phrases, key=frequency.__getitem__)
@@ -179,13 +188,13 @@ def _scores(db: apsw.Connection, table: str, phrases: Sequence[str], records: in
         if not weight:
             continue
         sql = f"select rowid, bm25({table}) as score from {table} where {table} match ?"
-        if len(scores) >= ACCUMULATORS:
-            scores = dict(nlargest(ACCUMULATORS, scores.items(), key=lambda item: item[1]))
+        if len(scores) >= most:
+            scores = dict(nlargest(most, scores.items(), key=lambda item: item[1]))
             # Without the +, FTS5 would be asked for each row by itself.
             among = f"{sql} and +rowid in (select value from json_each(?))"
             rows = db.execute(among, (phrase, json.dumps(list(scores))))
-        elif frequency.get(phrase, 0) > ACCUMULATORS:
-            rows = db.execute(f"{sql} order by score limit {ACCUMULATORS}", (phrase,))
+        elif frequency.get(phrase, 0) > most:
+            rows = db.execute(f"{sql} order by score limit {most}", (phrase,))
         else:
             rows = db.execute(sql, (phrase,))
         parts = cast(list[tuple[int, float]], rows.fetchall())

@@ -139,6 +139,25 @@ async def test_a_killed_server_ends_the_command_with_an_error(home: Path, stack:
             assert await process.wait() == 1
 
 
+async def test_a_forked_server_has_the_limits_of_its_host(home: Path, stack: Addresses) -> None:
+    parent = await fork_server(home)
+    before = {child.pid for child in parent.children()}
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", 'ulimit -n 300; exec nice -n 3 "$@"', "sh", *command("serve")),
+        env=environment(home),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    await handshake(process)
+    (pid,) = {child.pid for child in parent.children()} - before
+    assert psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE) == (300, 300)
+    assert psutil.Process(pid).nice() == parent.nice() + 3
+    assert process.stdin is not None
+    process.stdin.close()
+    assert await process.wait() == 0
+
+
 async def test_another_python_environment_serves_by_itself(home: Path, stack: Addresses) -> None:
     parent = await fork_server(home)
     before = {child.pid for child in parent.children()}

@@ -19,7 +19,8 @@ HISTORIES = Path(__file__).parent / "histories"
 
 def replayer() -> Replayer:
     # Workers run without the sandbox, which refuses wall clock, randomness and I/O: here is where it looks for them.
-    restrictions = SandboxRestrictions.default.with_passthrough_modules("activities", "workflows", "pydantic")
+    modules = ("activities", "workflows", "pydantic", "mcp", "mcp_types")
+    restrictions = SandboxRestrictions.default.with_passthrough_modules(*modules)
     return Replayer(
         workflows=WORKFLOWS,
         data_converter=DATA_CONVERTER,
