@@ -16,7 +16,7 @@ from activities.store.fusion import candidates, check_search, fuse
 from activities.store.sqlite_shares import Share, Standing, owned, standing, stemmer
 from activities.store.words import terms_of
 
-RESCORED = 400
+RESCORED = 4096
 """How many vectors, of those whose codes are most like the query's, are compared exactly at least; or an eighth."""
 
 ACCUMULATORS = 4096

@@ -16,7 +16,7 @@ from activities.store.words import indexed
 
 Row = tuple[Any, ...]
 
-CODED_FROM = 512
+CODED_FROM = 4096
 """Records from which on a share's vectors have codes: fewer are compared as fast one by one."""
 CENTRED_AGAIN = 4
 """How many times as many records a share must have for its centre to be taken, and its codes be made, anew."""
