@@ -113,10 +113,10 @@ def _is_branch(part: int | str) -> bool:
 def build_server(runtime: Runtime) -> DurableContextServer:
     """The server with everything it publishes."""
     from mcp_server import prompts, resources
-    from mcp_server.tools import cache, documents, forget, memory, search, tasks, web
+    from mcp_server.tools import cache, conversation, documents, forget, memory, search, tasks, web
 
     server = DurableContextServer(runtime)
-    for room in (search, documents, memory, forget, cache, web, tasks, prompts, resources):
+    for room in (search, documents, memory, forget, cache, web, conversation, tasks, prompts, resources):
         room.register(server)
     for tool in server._tool_manager.list_tools():
         tool.parameters["additionalProperties"] = False

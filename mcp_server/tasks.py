@@ -665,7 +665,8 @@ class Tasks(Extension):
         """A workflow as a task."""
         from temporalio.client import WorkflowExecutionStatus
 
-        progress = memo.get("progress") or {}
+        progress = memo.get("progress") or await self._runtime.heard(description)
+        memo = {**memo, "progress": progress}
         updated = datetime.fromisoformat(progress["at"]) if progress else description.start_time
         parts: dict[str, Any] = {"message": progress.get("message", ""), "lifetime": None}
         status: TaskStatus = "working"

@@ -10,6 +10,12 @@ from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from workflows.cache import CacheInvalidationWorkflow, CacheStorageWorkflow, SemanticCacheCheckWorkflow
+from workflows.conversation import (
+    ConversationEndWorkflow,
+    ConversationHistoryWorkflow,
+    ConversationWorkflow,
+    ConverseWorkflow,
+)
 from workflows.documents import (
     DataIngestionWorkflow,
     DocumentListWorkflow,
@@ -38,6 +44,10 @@ CONCURRENT_ACTIVITIES = 64
 WORKFLOWS: list[type[Any]] = [
     CacheInvalidationWorkflow,
     CacheStorageWorkflow,
+    ConversationEndWorkflow,
+    ConversationHistoryWorkflow,
+    ConversationWorkflow,
+    ConverseWorkflow,
     DataIngestionWorkflow,
     DocumentListWorkflow,
     DocumentReadWorkflow,
