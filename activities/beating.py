@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from temporalio import activity
 
@@ -10,16 +11,16 @@ BEAT_SECONDS = 0.5
 
 
 @contextlib.asynccontextmanager
-async def beating(progress: list[int] | None = None) -> AsyncIterator[None]:
+async def beating(progress: Sequence[Any] = ()) -> AsyncIterator[None]:
     """Heartbeat for the length of the block.
 
     Args:
-        progress: Numbers to tell, which the block may change.
+        progress: What to tell, which the block may change.
     """
 
     async def beat() -> None:
         while True:
-            activity.heartbeat(*(progress or ()))
+            activity.heartbeat(*progress)
             await asyncio.sleep(BEAT_SECONDS)
 
     task = asyncio.create_task(beat())

@@ -46,7 +46,7 @@ CALLS_AT_ONCE = 16
 T = TypeVar("T")
 
 
-class _Runtime:
+class BedrockRuntime:
     """One boto3 client, made by the first call, and the threads its calls run in."""
 
     def __init__(
@@ -127,7 +127,7 @@ class _Runtime:
         )
 
 
-def _sendable(text: str) -> str:
+def sendable(text: str) -> str:
     """`text` with lone surrogates, which no encoding can carry, replaced by U+FFFD."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
@@ -148,7 +148,7 @@ class BedrockEmbeddings:
     def __init__(self, model_id: str, dimensions: int | None, region: str | None, endpoint_url: str | None) -> None:
         self._family = embedding_family(model_id)
         self._model = embedding_model(model_id, dimensions)
-        self._runtime = _Runtime(model_id, "EMBEDDING_MODEL_ID", region, endpoint_url, EMBED_SECONDS)
+        self._runtime = BedrockRuntime(model_id, "EMBEDDING_MODEL_ID", region, endpoint_url, EMBED_SECONDS)
 
     @property
     def model(self) -> EmbeddingModel:
@@ -173,7 +173,7 @@ class BedrockEmbeddings:
                 `access_denied` or `not_configured`.
         """
         limit = self._family.max_characters
-        sendable = [_sendable(text)[:limit] for text in texts]
+        sendable = [sendable(text)[:limit] for text in texts]
         batches = [sendable[at : at + self._family.batch] for at in range(0, len(sendable), self._family.batch)]
         slots = asyncio.Semaphore(self._family.calls)
 
@@ -233,7 +233,7 @@ class BedrockText:
     def __init__(
         self, model_id: str, region: str | None, endpoint_url: str | None, setting: str = "LLM_MODEL_ID"
     ) -> None:
-        self._runtime = _Runtime(model_id, setting, region, endpoint_url, TEXT_SECONDS)
+        self._runtime = BedrockRuntime(model_id, setting, region, endpoint_url, TEXT_SECONDS)
         self._takes_temperature = True
         self._takes_tools = True
 
@@ -297,7 +297,7 @@ class BedrockText:
         with_tools: bool,
         with_temperature: bool,
     ) -> "ConverseRequestTypeDef":
-        content: list[ContentBlockUnionTypeDef] = [{"text": _sendable(params.prompt)}]
+        content: list[ContentBlockUnionTypeDef] = [{"text": sendable(params.prompt)}]
         if image is not None:
             content.insert(0, {"image": image})
         request: ConverseRequestTypeDef = {
@@ -314,7 +314,7 @@ class BedrockText:
                 "toolChoice": {"tool": {"name": name}},
             }
         if params.system:
-            request["system"] = [{"text": _sendable(params.system)}]
+            request["system"] = [{"text": sendable(params.system)}]
         return request
 
     async def check(self) -> str:

@@ -23,7 +23,10 @@ _BAD_CREDENTIALS = {
     "MissingAuthenticationTokenException",
     "NotAuthorized",
 }
-_TOO_LONG = re.compile(r"too long|too many (input )?tokens|maxlength|max(imum)? (context|input|tokens)|context window")
+_TOO_LONG = re.compile(
+    r"too long|too many (input |total )?(tokens|text bytes)|maxlength|max(imum)? (context|input|tokens)|context window"
+)
+_CALLS = ("InvokeModel", "Converse", "ConverseStream")
 
 
 def _scrubbed(message: str) -> str:
@@ -68,7 +71,9 @@ def explain(error: Exception, called: Called) -> ApplicationError:
         called: What it was calling.
     """
     from botocore import exceptions as aws
+    from botocore.eventstream import ParserError
     from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
 
     match error:
         case aws.ClientError():
@@ -126,7 +131,10 @@ def explain(error: Exception, called: Called) -> ApplicationError:
                 "unavailable",
                 f"{called.service} can't be reached for {called.model} ({type(error).__name__}). {advice}",
             )
-        case ResponseParserError():
+        # A stream's own exceptions, which boto3 doesn't wrap.
+        case HTTPError():
+            return failure("unavailable", f"{called.service}'s answer for {called.model} broke off. Try again.")
+        case ResponseParserError() | ParserError():
             return failure("unavailable", f"{called.service}'s answer for {called.model} is garbled. Try again.")
     return failure("rejected", f"The call of {called.model} failed ({type(error).__name__}). Check {called.setting}.")
 
@@ -144,11 +152,13 @@ def _explain_answer(error: Any, called: Called) -> tuple[Kind, str]:
     code: str = error.response["Error"].get("Code", "")
     words: str = error.response["Error"].get("Message", "")
     status: int = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if code == "ModelErrorException":
+    # In a stream the names begin in lower case.
+    code = code[:1].upper() + code[1:]
+    if code in ("ModelErrorException", "ModelStreamErrorException"):
         # AWS wraps what the model's own server answered; without a status, it is the model that failed.
         status = error.response.get("originalStatusCode") or 500
 
-    if code in _NOT_READY or status >= 500 or status == 408:
+    if code in _NOT_READY or code == "InternalServerException" or status >= 500 or status == 408:
         return "unavailable", f"{called.service} can't serve {called.model} now ({code}). Try again."
     if code in _THROTTLED or status == 429:
         return (
@@ -163,7 +173,7 @@ def _explain_answer(error: Any, called: Called) -> tuple[Kind, str]:
             "access_denied",
             f"AWS doesn't accept the credentials in use ({code}). Check them, and that this computer's clock is right.",
         )
-    if error.operation_name not in ("InvokeModel", "Converse"):
+    if error.operation_name not in _CALLS:
         return (
             "access_denied",
             f"The AWS credentials can't be had: {error.operation_name} failed ({code}). Check the profile or role that "
@@ -172,7 +182,7 @@ def _explain_answer(error: Any, called: Called) -> tuple[Kind, str]:
     if code == "AccessDeniedException" or status in (401, 403) or "operation not allowed" in words.lower():
         return (
             "access_denied",
-            f"Amazon Bedrock refused access to {called.model}: the credentials in use need bedrock:InvokeModel on it, "
+            f"Amazon Bedrock refused access to {called.model}: the credentials in use need {_permission(error)} on it, "
             f"and the account access to it there. Grant both, or set {called.setting} to another model.",
         )
     if code == "ResourceNotFoundException" or status == 404:
@@ -181,12 +191,23 @@ def _explain_answer(error: Any, called: Called) -> tuple[Kind, str]:
             f"{called.service} doesn't offer {called.model}, or the account may not use it yet. Check {called.setting} "
             "and AWS_REGION, and the model's page in the Bedrock console.",
         )
-    return _explain_validation(words, called)
+    return _explain_validation(words, called, error.operation_name != "InvokeModel")
 
 
-def _explain_validation(words: str, called: Called) -> tuple[Kind, str]:
+def _permission(error: Any) -> str:
+    streams = error.operation_name == "ConverseStream"
+    return "bedrock:InvokeModelWithResponseStream" if streams else "bedrock:InvokeModel"
+
+
+def _explain_validation(words: str, called: Called, converses: bool) -> tuple[Kind, str]:
     """Kind and message of a ValidationException, which AWS uses for wrong settings and for wrong requests alike."""
     said = words.lower()
+    if converses and "image" in said and not _TOO_LONG.search(said):
+        return (
+            "rejected",
+            f"{called.service} can't take the image for {called.model}: {_scrubbed(words)}. Send another image, or "
+            f"set {called.setting} to a model that takes images.",
+        )
     if "identifier is invalid" in said:
         return "not_configured", f"{called.service} knows no {called.model}. Check {called.setting} and AWS_REGION."
     if "on-demand throughput" in said:
@@ -201,5 +222,8 @@ def _explain_validation(words: str, called: Called) -> tuple[Kind, str]:
     if "minlength" in said or "blank" in said or "non-empty" in said:
         return "rejected", f"An empty text can't be given to {called.model}. Send some text."
     if _TOO_LONG.search(said):
-        return "rejected", f"The text is longer than {called.model} takes. Send less of it."
+        return (
+            "over_limit" if converses else "rejected",
+            f"The text is longer than {called.model} takes. Send less of it.",
+        )
     return "rejected", f"{called.service} rejected the request to {called.model}: {_scrubbed(words)}."

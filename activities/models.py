@@ -878,7 +878,7 @@ class ImageDescription(Model):
 
 # Answers
 
-PassageKind = Literal["document", "message", "memory", "web"]
+PassageKind = Literal["document", "message", "memory", "web", "image"]
 Role = Literal["user", "assistant"]
 
 
@@ -927,6 +927,64 @@ class GenerationParams(Model):
     watched: bool = Field(default=True, description="Whether somebody follows the answer while it is written.")
 
 
+class ToolSpec(Model):
+    """A tool as a model is told of it."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$", description="As the model calls it.")
+    description: str
+    input_schema: dict[str, Any]
+
+
+class ToolUse(Model):
+    """A model's wish to have a tool called."""
+
+    id: str
+    name: str
+    input: dict[str, Any]
+    problem: str = Field(default="", description="Why its arguments can't be read, where they can't.")
+
+
+class ToolOutcome(Model):
+    """What a tool answered, or how it failed, as the model is told it."""
+
+    tool_use_id: str
+    text: str
+    error: bool = False
+
+
+class Reasoning(Model):
+    """What a model thought, which it is given back together with the tools' answers."""
+
+    text: str = ""
+    signature: str | None = None
+    redacted: bytes | None = None
+
+
+class ModelTurn(Model):
+    """One turn between a model and its tools, after the message that is to be answered."""
+
+    role: Role
+    text: str = ""
+    reasoning: list[Reasoning] = Field(default_factory=list)
+    tool_uses: list[ToolUse] = Field(default_factory=list)
+    tool_outcomes: list[ToolOutcome] = Field(default_factory=list)
+
+
+class GenerationMeans(Model):
+    """What the workers of this deployment have to answer with."""
+
+    generative: bool = Field(description="False where the text model only picks sentences out of passages.")
+    web_search: bool = Field(description="Whether the web can be searched.")
+    servers: list[str] = Field(description="Names of the other MCP servers whose tools may be called.")
+
+
+class AnswerParams(GenerationParams):
+    """One invocation of the model: the first, or one after a round of tools."""
+
+    tools: list[ToolSpec] = Field(default_factory=list)
+    turns: list[ModelTurn] = Field(default_factory=list, description="What came of the invocations before this one.")
+
+
 class PartialAnswer(Model):
     """What there is of an answer while it is being written: details of the heartbeats of its activity."""
 
@@ -946,6 +1004,13 @@ class Invocation(Model):
     output_tokens: int
     stop_reason: str
     latency_ms: int = Field(description="As the model's service measured it.")
+
+
+class ModelReply(Model):
+    """What one invocation of the model came to."""
+
+    turn: ModelTurn
+    invocation: Invocation
 
 
 class ToolCall(Model):

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mcp_server.settings import Settings
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from temporalio.client import Client, WorkflowExecutionDescription, WorkflowHandle
 
     from activities.bedrock import BedrockEmbeddings, BedrockText
+    from activities.bedrock_converse import BedrockChat
     from activities.fetch import WebClient
+    from activities.models import PartialAnswer
     from activities.store.atlas import AtlasStore
     from activities.store.base import OpenedStore
     from activities.store.contents import Contents
@@ -58,6 +60,7 @@ class Parts:
 
     embeddings: "BedrockEmbeddings"
     text: "BedrockText"
+    chat: "BedrockChat"
     store: "OpenedStore"
     contents: "Contents"
     web: "WebClient"
@@ -88,6 +91,13 @@ def build_text(settings: Settings, endpoint: str | None) -> "BedrockText":
     from activities.bedrock import BedrockText
 
     return BedrockText(settings.llm_model_id, settings.aws_region, endpoint if settings.text_is_local else None)
+
+
+def build_chat(settings: Settings, endpoint: str | None) -> "BedrockChat":
+    """The text model as a partner in conversation. Arguments as for `build_embeddings`."""
+    from activities.bedrock_converse import BedrockChat
+
+    return BedrockChat(settings.llm_model_id, settings.aws_region, endpoint if settings.text_is_local else None)
 
 
 def build_vision(settings: Settings) -> "BedrockText | None":
@@ -144,6 +154,7 @@ def build_parts(settings: Settings, endpoint: str | None) -> Parts:
     return Parts(
         embeddings,
         build_text(settings, endpoint),
+        build_chat(settings, endpoint),
         build_store(settings, embeddings),
         build_contents(settings),
         WebClient(settings.fetch_allowed_networks, settings.ingest_max_bytes),
@@ -157,6 +168,7 @@ def build_activities(settings: Settings, parts: Parts) -> list[object]:
     from activities.conversation import ConversationActivities
     from activities.documents import DocumentActivities
     from activities.forget import ForgetActivities, default_likeness
+    from activities.generation import GenerationActivities
     from activities.images import ImageActivities
     from activities.memory import MemoryActivities
     from activities.reading import Reader
@@ -183,6 +195,7 @@ def build_activities(settings: Settings, parts: Parts) -> list[object]:
         ConversationActivities(parts.store, memory, search, parts.embeddings, parts.text),
         DocumentActivities(parts.store, contents, parts.embeddings, sources, reader, parts.web, describer),
         ForgetActivities(parts.store, default_likeness(parts.embeddings.model.model_id)),
+        GenerationActivities(parts.chat, contents, key is not None, list(settings.mcp_servers)),
         ImageActivities(sources, contents, reader, vision, settings.image_max_side),
         memory,
         ReembedActivities(parts.store.unopened, parts.embeddings),
@@ -393,6 +406,7 @@ class Runtime:
                 if addresses.temporal_ui:
                     logger.info("embedded Temporal at %s, web UI at %s", addresses.temporal, addresses.temporal_ui)
             await self.loaded()
+            from activities.mcp_servers import build_plugin
             from workflows.worker import build_worker
 
             client = await connect(self.settings, addresses.temporal if addresses else None)
@@ -406,8 +420,9 @@ class Runtime:
                 queues = [self.settings.temporal_task_queue]
                 if self.settings.ingest_roots:
                     queues.append(self.settings.files_queue)
+                servers = build_plugin(self.settings.mcp_servers)
                 for queue in queues:
-                    worker = build_worker(client, queue, activities)
+                    worker = build_worker(client, queue, activities, servers)
                     running.append(asyncio.create_task(worker.run()))
                     stack.push_async_callback(_stop_worker, worker, running[-1])
             self._client = client
@@ -597,6 +612,24 @@ class Runtime:
                     at = item.last_heartbeat_time.ToDatetime(UTC)
                     return {**told, "at": at.isoformat()}
         return {}
+
+    async def partial_answer(self, workflow_id: str) -> "PartialAnswer | None":
+        """What there is so far of the answer that a workflow generates; None where none is being written.
+
+        Raises:
+            CallError: saying which piece is missing and what to do.
+        """
+        description = await self.described(workflow_id)
+        if description is None:
+            return None
+        from activities.models import PartialAnswer
+        from workflows.worker import DATA_CONVERTER
+
+        for pending in description.raw_description.pending_activities:
+            if pending.activity_type.name == "generate_answer" and pending.heartbeat_details.payloads:
+                [partial] = await DATA_CONVERTER.decode(pending.heartbeat_details.payloads, [PartialAnswer])
+                return cast(PartialAnswer, partial)
+        return None
 
     def why_it_waits(self, description: "WorkflowExecutionDescription") -> str | None:
         """Why a workflow hasn't ended yet: the last failure of the step that is being retried, if any."""

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import socket
+from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -14,6 +15,7 @@ from platformdirs import user_data_path
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from activities.mcp_servers import DeclaredServer, ServersError, read_servers
 from activities.models import ExternalCollection
 from activities.store.atlas_indexes import all_names
 
@@ -103,6 +105,11 @@ class Settings(BaseSettings):
     vision_model_id: str | None = Field(
         default=None,
         description="Model on Bedrock that describes images; by default LLM_MODEL_ID where that is on Bedrock.",
+    )
+
+    mcp_servers_file: Path | None = Field(
+        default=None,
+        description="JSON file with the other MCP servers whose tools the text model may call, as mcpServers.",
     )
 
     chunk_tokens: int = Field(
@@ -285,6 +292,19 @@ class Settings(BaseSettings):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("must be an http or https address")
         return value
+
+    @model_validator(mode="after")
+    def _declares_servers(self) -> Self:
+        try:
+            self.mcp_servers  # noqa: B018  # read now, so that what is wrong with it is said at once
+        except ServersError as error:
+            raise ValueError(f"MCP_SERVERS_FILE: {error}") from None
+        return self
+
+    @cached_property
+    def mcp_servers(self) -> dict[str, DeclaredServer]:
+        """The other MCP servers that are declared, by name."""
+        return read_servers(self.mcp_servers_file.expanduser()) if self.mcp_servers_file else {}
 
     @property
     def temporal_is_remote(self) -> bool:

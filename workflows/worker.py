@@ -6,9 +6,11 @@ from typing import Any
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.worker import Worker
+from temporalio.mcp import MCPPlugin
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from activities.beating import beating
 from workflows.cache import CacheInvalidationWorkflow, CacheStorageWorkflow, SemanticCacheCheckWorkflow
 from workflows.conversation import (
     ConversationEndWorkflow,
@@ -23,6 +25,7 @@ from workflows.documents import (
     DocumentRemovalWorkflow,
 )
 from workflows.forget import ForgetWorkflow
+from workflows.generation import AIGenerationWorkflow
 from workflows.images import ImageProcessingWorkflow
 from workflows.memory import (
     MemoryListWorkflow,
@@ -42,6 +45,7 @@ CONCURRENT_ACTIVITIES = 64
 """Most activities that a worker runs at once, and so most connections that it needs."""
 
 WORKFLOWS: list[type[Any]] = [
+    AIGenerationWorkflow,
     CacheInvalidationWorkflow,
     CacheStorageWorkflow,
     ConversationEndWorkflow,
@@ -67,17 +71,43 @@ WORKFLOWS: list[type[Any]] = [
 ]
 
 
+class _Beating(ActivityInboundInterceptor):
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        if not str(getattr(input.fn, "__module__", "")).startswith("temporalio.mcp."):
+            return await self.next.execute_activity(input)
+        async with beating():
+            return await self.next.execute_activity(input)
+
+
+class BeatingInterceptor(Interceptor):
+    """Has the activities of `temporalio-mcp` heartbeat: the end of their worker is noticed as soon as of others'."""
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        return _Beating(next)
+
+
 def build_workflow_runner() -> SandboxedWorkflowRunner:
     """The sandbox that keeps wall clock, randomness and I/O out of workflow code."""
     # Everything a workflow imports is passed through: our own modules hold no state, and importing them anew for each
     # execution would take longer than most executions.
     return SandboxedWorkflowRunner(
-        restrictions=SandboxRestrictions.default.with_passthrough_modules("activities", "workflows", "pydantic")
+        restrictions=SandboxRestrictions.default.with_passthrough_modules(
+            "activities", "workflows", "pydantic", "mcp", "mcp_types"
+        )
     )
 
 
-def build_worker(client: Client, task_queue: str, activities: Sequence[object]) -> Worker:
-    """A worker that runs every workflow, and every activity that is a method of one of `activities`."""
+def build_worker(
+    client: Client, task_queue: str, activities: Sequence[object], servers: MCPPlugin | None = None
+) -> Worker:
+    """A worker that runs every workflow, and every activity that is a method of one of `activities`.
+
+    Args:
+        client: Of the Temporal server.
+        task_queue: Whose tasks it takes.
+        activities: Objects with activities.
+        servers: What calls the tools of other MCP servers, if there are any.
+    """
     methods = [
         getattr(group, name)
         for group in activities
@@ -90,6 +120,8 @@ def build_worker(client: Client, task_queue: str, activities: Sequence[object]) 
         workflows=WORKFLOWS,
         activities=methods,
         workflow_runner=build_workflow_runner(),
+        plugins=[servers] if servers else [],
+        interceptors=[BeatingInterceptor()] if servers else [],
         graceful_shutdown_timeout=timedelta(seconds=2),
         # What a killed worker had in its cache goes to another one after this; by default after ten seconds.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=4),
