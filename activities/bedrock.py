@@ -173,8 +173,8 @@ class BedrockEmbeddings:
                 `access_denied` or `not_configured`.
         """
         limit = self._family.max_characters
-        sendable = [sendable(text)[:limit] for text in texts]
-        batches = [sendable[at : at + self._family.batch] for at in range(0, len(sendable), self._family.batch)]
+        whole = [sendable(text)[:limit] for text in texts]
+        batches = [whole[at : at + self._family.batch] for at in range(0, len(whole), self._family.batch)]
         slots = asyncio.Semaphore(self._family.calls)
 
         async def call(batch: list[str]) -> list[bytes]:

@@ -48,13 +48,13 @@ from activities.models import (
     PartialAnswer,
     Passage,
     RelatedMessage,
-    SearchHit,
+    RetrieveMemoryResult,
     SendParams,
-    SimilarMemory,
     StoredMessage,
     StoreTurnParams,
     TurnKey,
 )
+from activities.passages import of_documents, of_memory
 from activities.search import SearchActivities
 from activities.store.base import OpenedStore
 from activities.store.words import cut
@@ -160,11 +160,11 @@ def with_sources(text: str, citations: Sequence[Citation]) -> str:
 
 
 def _source_of(citation: Citation) -> str:
-    said = f" on {citation.timestamp:%Y-%m-%d}" if citation.timestamp else ""
+    day = f" on {citation.timestamp:%Y-%m-%d}" if citation.timestamp else ""
     if citation.kind == "message":
-        return f"said{said} in conversation {citation.source}"
+        return f"{citation.title or 'said'}{day}, in conversation {citation.source}"
     if citation.kind == "memory":
-        return f"remembered: said{said}"
+        return f"remembered, said{day}"
     title = " ".join((citation.title or citation.source).split())
     page = f", page {citation.page}" if citation.page is not None else ""
     source = f" ({citation.source})" if citation.source and citation.source != title else ""
@@ -187,34 +187,6 @@ def latest(messages: Sequence[ConversationMessage], tokens: int) -> list[Convers
     return kept[::-1]
 
 
-def _of_document(hit: SearchHit) -> Passage:
-    about = hit.metadata
-    return Passage(
-        id=hit.id,
-        kind="document",
-        text=hit.text,
-        title=str(about.get("title") or ""),
-        source=str(about.get("source") or ""),
-        page=about["page"] if isinstance(about.get("page"), int) else None,
-        position=about["position"] if isinstance(about.get("position"), int) else None,
-        document_id=str(about["document_id"]) if about.get("document_id") else None,
-    )
-
-
-def _of_message(message: RelatedMessage) -> Passage:
-    return Passage(
-        id=message.message_id,
-        kind="message",
-        text=without_sources(message.text),
-        source=message.conversation_id,
-        timestamp=message.timestamp,
-    )
-
-
-def _of_memory(memory: SimilarMemory) -> Passage:
-    return Passage(id=memory.memory_id, kind="memory", text=memory.content, timestamp=memory.created_at)
-
-
 def within(tokens: int, *kinds: Sequence[Passage]) -> list[Passage]:
     """Passages of several kinds, the best of each in turn, as many as have at most `tokens` together.
 
@@ -235,6 +207,11 @@ def within(tokens: int, *kinds: Sequence[Passage]) -> list[Passage]:
 
 def _in_turn(kinds: Sequence[Sequence[Passage]]) -> Iterator[Passage]:
     return (passage for passage in chain.from_iterable(zip_longest(*kinds)) if passage is not None)
+
+
+def _tells(message: RelatedMessage) -> bool:
+    """Whether a message may hold an answer for a model that only quotes: no question does, nor its own quotations."""
+    return message.message_type == "human" and not message.text.rstrip().endswith("?")
 
 
 async def _none() -> None:
@@ -300,14 +277,15 @@ class ConversationActivities:
 
     async def _found(self, query: ContextQuery) -> list[Passage]:
         search = DocumentQuery(user_id=query.user_id, query=query.text, limit=RETRIEVED, embedding=query.embedding)
-        return [_of_document(hit) for hit in (await self._search.search_documents(search)).results]
+        return of_documents(await self._search.search_documents(search))
 
     async def _recalled(self, query: ContextQuery) -> tuple[list[Passage], list[Passage]]:
+        """Messages that the model isn't given anyway, and memories of others than those."""
         recollection = await self._memory.recall(
             MemoryQuery(
                 user_id=query.user_id,
                 text=query.text,
-                # Those that are known already come first, as often as not.
+                # Those that it is given come first, as often as not.
                 limit=2 * RETRIEVED,
                 embedding=query.embedding,
                 retrieval_id=query.retrieval_id,
@@ -316,14 +294,21 @@ class ConversationActivities:
         )
         known = set(query.known)
         messages = [
-            message
+            message.model_copy(update={"text": without_sources(message.text)})
             for message in recollection.related_conversation
-            # A model that only quotes would quote its own quotations.
-            if message.message_id not in known and (self._text.generative or message.message_type == "human")
+            if message.message_id not in known and (self._text.generative or _tells(message))
         ][:RETRIEVED]
         known |= {message.message_id for message in messages}
         memories = [memory for memory in recollection.similar_memories if not known.issuperset(memory.source_messages)]
-        return [_of_message(one) for one in messages], [_of_memory(one) for one in memories[:RETRIEVED]]
+        found = of_memory(
+            RetrieveMemoryResult(
+                related_conversation=messages,
+                similar_memories=memories[:RETRIEVED],
+                conversation_summary="",
+                summary_model=None,
+            )
+        )
+        return [one for one in found if one.kind == "message"], [one for one in found if one.kind == "memory"]
 
     @activity.defn
     async def store_turn(self, turn: StoreTurnParams) -> StoredMessage:

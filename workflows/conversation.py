@@ -396,7 +396,7 @@ class ConverseWorkflow:
 
     async def _withdraw(self, key: ConversationKey, message_id: str) -> None:
         workflow_id = conversation_workflow_id(workflow.info().task_queue, key.user_id, key.conversation_id)
-        conversation = workflow.get_external_workflow_handle_for(ConversationWorkflow.run, workflow_id)
+        conversation = workflow.get_external_workflow_handle(workflow_id)
         # Where it isn't open there is nothing to leave out.
         with contextlib.suppress(FailureError):
             await conversation.signal(ConversationWorkflow.withdraw, message_id)
