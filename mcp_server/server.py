@@ -65,7 +65,7 @@ class DurableContextServer(MCPServer[dict[str, Any]]):
             ) from error
         except ToolError as error:
             if isinstance(error.__cause__, ValidationError):
-                raise ToolError(_describe(name, error.__cause__)) from None
+                raise ToolError(describe(name, error.__cause__)) from None
             raise ToolError(str(error).removeprefix(f"Error executing tool {name}: ")) from None
 
     def user(self, ctx: Context[Any, Any], user_id: str | None) -> str:
@@ -88,7 +88,7 @@ class DurableContextServer(MCPServer[dict[str, Any]]):
         return None if token is None else str(token.subject)
 
 
-def _describe(name: str, error: ValidationError) -> str:
+def describe(name: str, error: ValidationError) -> str:
     """What is wrong with a tool's arguments, without repeating their values."""
     problems: list[str] = []
     for item in error.errors(include_url=False, include_input=False):
