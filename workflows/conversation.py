@@ -78,6 +78,7 @@ class ConversationWorkflow:
         self._last_at = params.last_at
         self._ending = params.ending
         self._closings = 0
+        self._is_full = False
         self._leaving = False
         self._replies = {turn.sender_id: turn.reply for turn in params.turns}
         self._refusals: dict[str, ApplicationError] = {}
@@ -183,7 +184,9 @@ class ConversationWorkflow:
     @workflow.run
     async def run(self, params: ConversationParams) -> ConversationClosed:
         while True:
-            if workflow.info().is_continue_as_new_suggested() or self._overflows():
+            if self._overflows():
+                await self._let_go()
+            if self._is_full or workflow.info().is_continue_as_new_suggested():
                 await self._go_on_as_new()
             if self._waiting:
                 await self._take(self._waiting.popleft())
@@ -217,12 +220,6 @@ class ConversationWorkflow:
                 return
             self._leaving = True
             await workflow.wait_condition(finished)
-        if self._overflows():
-            await self._let_go()
-        if self._leaving:
-            await workflow.wait_condition(finished)
-        elif not finished():
-            return
         workflow.continue_as_new(
             ConversationParams(
                 **self._key.model_dump(),
@@ -245,6 +242,7 @@ class ConversationWorkflow:
         kept = max(kept, 1)
         await _drop(turn.image for turn in self._turns[:-kept])
         self._turns = self._turns[-kept:]
+        self._is_full = True
 
     async def _close(self) -> None:
         """Bring the summary that memory keeps up to date, and let go of what nobody needs any more."""

