@@ -1,7 +1,8 @@
 """The embedded models behind the HTTP API of Amazon Bedrock Runtime, for a loopback port.
 
 Two models: `local.multilingual-e5-small` by InvokeModel, with the bodies of Cohere Embed v3 or Amazon Titan, and
-`local.extractive` by Converse. Errors are Bedrock's own, so that boto3 raises the classes it would raise on AWS.
+`local.extractive` by Converse and ConverseStream. Errors are Bedrock's own, so that boto3 raises the classes it would
+raise on AWS.
 """
 
 import asyncio
@@ -22,9 +23,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from activities.passages import rendered
+from mcp_server.local.answering import answer
+from mcp_server.local.eventstream import CONTENT_TYPE, event
 from mcp_server.local.extractive import summarise, tokens
 
 if TYPE_CHECKING:
@@ -324,7 +328,8 @@ def _material(prompt: str) -> str:
     return prompt[start + len("<material>") : end] if 0 <= start < end else prompt
 
 
-async def _converse(request: Request) -> Response:
+async def _said(request: Request) -> dict[str, Any]:
+    """What the text model answers to a request, as Converse has it."""
     started = time.perf_counter()
     model_id = request.path_params["model_id"]
     if model_id == EMBEDDING_MODEL:
@@ -334,19 +339,48 @@ async def _converse(request: Request) -> Response:
     body = _read(ConverseBody, await _read_json(request))
     if body.messages[0].role != "user":
         raise _invalid("A conversation must start with a user message.")
-    asked = next(message for message in reversed(body.messages) if message.role == "user")
-    prompt = "\n".join(block.text for block in asked.content)
-    summary = await asyncio.to_thread(summarise, _material(prompt), body.inferenceConfig.maxTokens)
+    most = body.inferenceConfig.maxTokens
+    *before, asked = [[block.text for block in message.content] for message in body.messages if message.role == "user"]
+    given = rendered(asked[-2]) if len(asked) > 1 else None
+    if given is not None:
+        embedder: Embedder = request.app.state.embedder
+
+        async def embed(texts: list[str], is_query: bool) -> list[list[float]]:
+            vectors, _ = await embedder.embed(texts, is_query, "END", request.is_disconnected)
+            return vectors
+
+        earlier = [blocks[-1] for blocks in before]
+        text, clipped = await answer(asked[-1], given, earlier, most, embed)
+    else:
+        summary = await asyncio.to_thread(summarise, _material("\n".join(asked)), most)
+        text, clipped = summary.text, summary.clipped
     # The model has no tokens but its own words.
-    used, made = len(tokens(prompt)), len(tokens(summary.text))
-    return JSONResponse(
-        {
-            "output": {"message": {"role": "assistant", "content": [{"text": summary.text}]}},
-            "stopReason": "max_tokens" if summary.clipped else "end_turn",
-            "usage": {"inputTokens": used, "outputTokens": made, "totalTokens": used + made},
-            "metrics": {"latencyMs": round((time.perf_counter() - started) * 1000)},
-        }
-    )
+    used, made = sum(len(tokens(block)) for block in asked), len(tokens(text))
+    return {
+        "output": {"message": {"role": "assistant", "content": [{"text": text}]}},
+        "stopReason": "max_tokens" if clipped else "end_turn",
+        "usage": {"inputTokens": used, "outputTokens": made, "totalTokens": used + made},
+        "metrics": {"latencyMs": round((time.perf_counter() - started) * 1000)},
+    }
+
+
+async def _converse(request: Request) -> Response:
+    return JSONResponse(await _said(request))
+
+
+async def _converse_stream(request: Request) -> Response:
+    said = await _said(request)
+    text: str = said["output"]["message"]["content"][0]["text"]
+
+    async def events() -> AsyncIterator[bytes]:
+        yield event("messageStart", {"role": "assistant"})
+        for line in text.splitlines(keepends=True):
+            yield event("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": line}})
+        yield event("contentBlockStop", {"contentBlockIndex": 0})
+        yield event("messageStop", {"stopReason": said["stopReason"]})
+        yield event("metadata", {"usage": said["usage"], "metrics": said["metrics"]})
+
+    return StreamingResponse(events(), media_type=CONTENT_TYPE)
 
 
 async def _health(request: Request) -> Response:
@@ -374,6 +408,7 @@ def create_app() -> Starlette:
             # boto3 sends a model id percent-encoded; servers decode it, and an ARN has slashes.
             Route("/model/{model_id:path}/invoke", _invoke, methods=["POST"]),
             Route("/model/{model_id:path}/converse", _converse, methods=["POST"]),
+            Route("/model/{model_id:path}/converse-stream", _converse_stream, methods=["POST"]),
             Route("/health", _health),
         ],
         exception_handlers={BedrockError: _answer_error, Exception: _answer_error},
