@@ -184,11 +184,11 @@ class ConversationWorkflow:
     @workflow.run
     async def run(self, params: ConversationParams) -> ConversationClosed:
         while True:
-            if self._overflows():
-                await self._let_go()
             if self._is_full or workflow.info().is_continue_as_new_suggested():
                 await self._go_on_as_new()
-            if self._waiting:
+            if self._overflows():
+                await self._let_go()
+            elif self._waiting:
                 await self._take(self._waiting.popleft())
             elif self._ending or not await self._another():
                 await self._close()

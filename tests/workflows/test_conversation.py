@@ -6,7 +6,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 
-from activities.conversation import conversation_workflow_id
+from activities.conversation import conversation_workflow_id, stored_ids
 from activities.models import (
+    DEFAULT_COLLECTION,
+    Chunk,
     ConversationClosed,
     ConversationLimits,
     ConversationMessage,
@@ -34,7 +36,7 @@ from activities.models import (
 )
 from activities.store.base import Store
 from mcp_server.local.stack import Addresses
-from mcp_server.runtime import build_activities, build_parts
+from mcp_server.runtime import Parts, build_activities, build_parts
 from mcp_server.settings import Settings
 from workflows.conversation import ConversationWorkflow
 from workflows.worker import DATA_CONVERTER, build_worker
@@ -49,8 +51,9 @@ class Talk:
 
     temporal: Client
     queue: str
+    parts: Parts
     store: Store
-    limits: ConversationLimits
+    limits: ConversationLimits = field(default_factory=ConversationLimits)
     id: str = "c"
 
     @property
@@ -113,7 +116,7 @@ async def talking(temporal: Client, stack: Addresses, home: Path, queue: str, **
     parts = build_parts(options, stack.models)
     try:
         async with build_worker(temporal, queue, build_activities(options, parts)):
-            yield Talk(temporal, queue, await parts.store(), ConversationLimits())
+            yield Talk(temporal, queue, parts, await parts.store())
     finally:
         await parts.store.close()
         await parts.contents.close()
@@ -126,34 +129,53 @@ async def talk(temporal: Client, stack: Addresses, user: str, tmp_path: Path) ->
         yield talk
 
 
+async def put_document(talk: Talk, text: str) -> Chunk:
+    """Store a document of one chunk."""
+    [vector] = await talk.parts.embeddings.embed([text], "passage")
+    chunk = Chunk(
+        chunk_id=uuid.uuid4().hex,
+        user_id=talk.queue,
+        collection=DEFAULT_COLLECTION,
+        source="harbours.md",
+        content_hash="hash",
+        position=0,
+        text=text,
+        embedding=vector,
+        metadata={"title": "Harbours"},
+    )
+    await talk.store.replace_source(talk.queue, DEFAULT_COLLECTION, chunk.source, [chunk])
+    return chunk
+
+
 def said(messages: list[ConversationMessage]) -> list[tuple[str, str]]:
     return [(message.message_type, message.text) for message in messages]
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 async def test_a_conversation_of_500_turns_still_knows_its_first_fact(talk: Talk) -> None:
     talk.limits = ConversationLimits(history_tokens=1_000)
-    await talk.say(talk.prompt(FACT))
+    await put_document(talk, "The lighthouse of Genoa stands at the harbour.")
+    # What is cached keeps this short: the other steps of a turn are the same.
+    asked = "Where is the lighthouse of Genoa?"
+    prompts = [talk.prompt(FACT), talk.prompt(asked, use_memory=False)]
+    prompts += [talk.prompt(f"Buoy {n} drifts." if n % 20 == 0 else asked, use_memory=False) for n in range(497)]
+    prompts.append(talk.prompt(QUESTION))
 
-    for number in range(1, 499):
-        await talk.say(talk.prompt(f"Buoy {number} drifts.", use_cache=False, use_search=False))
-    reply = await talk.say(talk.prompt(QUESTION))
+    for first in range(0, 499, 50):
+        replies = await asyncio.gather(*(talk.say(prompt) for prompt in prompts[first : min(first + 50, 499)]))
+        assert all(reply.answer for reply in replies)
+    reply = await talk.say(prompts[-1])
 
     assert "7291" in reply.answer
-    (first, _), *_ = zip(await talk.stored(), range(1), strict=False)
+    ids = [id for prompt in prompts for id in stored_ids(talk.workflow_id, prompt.message_id)]
     messages = await talk.stored()
-    assert first.message_id == messages[0].message_id
-    assert any(citation.text.startswith(FACT) for citation in reply.citations)
-    assert [message.text for message in messages if message.message_type == "human"] == [
-        FACT,
-        *(f"Buoy {number} drifts." for number in range(1, 499)),
-        QUESTION,
-    ]
-    assert [message.message_type for message in messages] == ["human", "ai"] * 500
+    assert [message.message_id for message in messages] == ids
+    assert [citation.id for citation in reply.citations if citation.text == FACT] == [ids[0]]
     runs = await talk.runs()
-    assert len(runs) >= 20
+    assert len(runs) >= 10
     assert max(runs) < 4_096
-    assert "buoy" in (await talk.handle.query(ConversationWorkflow.summary)).lower()
+    [summary] = await talk.store.summaries(talk.queue, [talk.id])
+    assert "Genoa" in summary.text
 
 
 async def test_two_devices_are_answered_in_one_order_that_both_see(talk: Talk) -> None:
