@@ -39,8 +39,8 @@ with workflow.unsafe.imports_passed_through():
     from workflows.steps import DURABLY, HEARTBEAT, READ_GIVE_UP, WRITE_GIVE_UP, step
     from workflows.turn import Turn
 
-MOST_WAITING = 100
-"""Messages that may wait for their turn in one conversation."""
+MOST_CARRIED = 200_000
+"""Tokens of messages that are carried while they wait: Temporal refuses payloads of 2 MB."""
 
 MOST_EVENTS = 20_000
 """Length of a history at which whoever waits is sent on to the next run: far from Temporal's limit of 51,200."""
@@ -107,11 +107,6 @@ class ConversationWorkflow:
     def _check(self, prompt: Prompt) -> None:
         if not prompt.text.strip():
             raise ApplicationError("prompt: it must not be empty", type="rejected")
-        if len(self._waiting) >= MOST_WAITING:
-            raise ApplicationError(
-                f"{MOST_WAITING} messages wait for their turn in this conversation already. Send it again later.",
-                type="over_limit",
-            )
 
     @workflow.signal
     def say(self, prompt: Prompt) -> None:
@@ -215,6 +210,8 @@ class ConversationWorkflow:
         """Continue as new; where somebody waits for an answer that comes first, as long as the history has room."""
         finished = workflow.all_handlers_finished
         await workflow.wait_condition(lambda: bool(self._waiting) or finished())
+        if sum(tokens_of(prompt.text) for prompt in self._waiting) > MOST_CARRIED:
+            return
         if not finished():
             if workflow.info().get_current_history_length() < MOST_EVENTS:
                 return
