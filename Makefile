@@ -8,10 +8,10 @@ endif
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench conformance lint format types check lock clean
+.PHONY: help install demo test bench bench-latency conformance lint format types check lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 
 .uv/bin/uv:
 	$(PYTHON) -m venv .uv
@@ -39,6 +39,9 @@ bench: install ## measure the quality of memory, search and cache
 	.venv/bin/python -m bench.cache
 	@if [ -d "$(LOCOMO)" ]; then set -x; .venv/bin/python -m bench.locomo --data "$(LOCOMO)"; \
 	else echo "bench.locomo is left out: LOCOMO=$(LOCOMO) is no folder; see bench/README.md"; fi
+
+bench-latency: install ## measure what durability costs
+	.venv/bin/python -m bench.latency
 
 # The suite is a package of npm; Node comes from the Python package index.
 .conformance/.installed: $(addprefix tests/conformance/,package.json package-lock.json requirements.lock) .venv/.installed

@@ -1,6 +1,7 @@
 """Conversations by Bedrock's Converse and ConverseStream: what a model is sent, and what it answers."""
 
 import asyncio
+import contextlib
 import json
 import re
 import threading
@@ -42,6 +43,30 @@ Block = dict[str, Any]
 Feature = Literal["temperature", "top_p", "system", "streaming", "streamed tools", "tools"]
 
 
+class _Ending:
+    """Ends the reading of a stream from another thread, also where nothing comes of it."""
+
+    def __init__(self) -> None:
+        self._wanted = threading.Event()
+        self._raw: Any = None
+
+    @property
+    def wanted(self) -> bool:
+        return self._wanted.is_set()
+
+    def watch(self, stream: Any) -> None:
+        """Have `stream` end when it is wanted."""
+        self._raw = getattr(stream, "_raw_stream", None)
+        if self.wanted:
+            self.want()
+
+    def want(self) -> None:
+        self._wanted.set()
+        # It may have ended already; and another version of botocore may call it something else.
+        with contextlib.suppress(Exception):
+            self._raw.shutdown()
+
+
 class BedrockChat:
     """A text model on Bedrock, or the embedded extractive one, as a partner in conversation.
 
@@ -79,12 +104,12 @@ class BedrockChat:
             ApplicationError: `throttled` or `unavailable`, which pass; `over_limit` for more than the model takes, and
                 `rejected`, `access_denied` or `not_configured`, none of which does.
         """
-        ended = threading.Event()
+        ending = _Ending()
         try:
-            return await self._runtime.run(lambda client: self._answer(client, params, images, told, ended))
+            return await self._runtime.run(lambda client: self._answer(client, params, images, told, ending))
         except asyncio.CancelledError:
-            # The thread sees it with the next piece of text.
-            ended.set()
+            # Otherwise the thread, and with it the end of the process, would wait for the model.
+            ending.want()
             raise
 
     def _answer(
@@ -93,7 +118,7 @@ class BedrockChat:
         params: AnswerParams,
         images: Mapping[str, bytes],
         told: Callable[[str], None],
-        ended: threading.Event,
+        ending: _Ending,
     ) -> ModelReply:
         while True:
             without = frozenset(self._refused)
@@ -101,10 +126,10 @@ class BedrockChat:
             streams = params.watched and "streaming" not in without
             streams = streams and not (params.tools and "streamed tools" in without)
             try:
-                answer = _collected(client, request, told, ended) if streams else client.converse(**request)
+                answer = _collected(client, request, told, ending) if streams else client.converse(**request)
             except client.exceptions.ValidationException as error:
                 # Nothing but the answer says what a model doesn't take.
-                refused = _refused(str(error), request, streams, bool(params.turns))
+                refused = _refused(error.response["Error"]["Message"], request, streams, bool(params.turns))
                 if refused is None or refused in without:
                     raise
                 self._refused.add(refused)
@@ -288,7 +313,7 @@ def _collected(
     client: "BedrockRuntimeClient",
     request: "ConverseRequestTypeDef",
     told: Callable[[str], None],
-    ended: threading.Event,
+    ending: _Ending,
 ) -> "ConverseResponseTypeDef":
     """A streamed answer as Converse would have given it whole.
 
@@ -299,9 +324,10 @@ def _collected(
     answer: dict[str, Any] = {"metrics": {"latencyMs": 0}}
     written = ""
     stream = client.converse_stream(**cast(Any, request))["stream"]
+    ending.watch(stream)
     try:
         for event in cast("Sequence[dict[str, Any]]", stream):
-            if ended.is_set():
+            if ending.wanted:
                 break
             if start := event.get("contentBlockStart"):
                 tool = start["start"].get("toolUse")

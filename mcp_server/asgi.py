@@ -1,9 +1,33 @@
-"""An ASGI server that leaves signals to whoever runs it."""
+"""An ASGI server inside a process that has other things to do: its listening socket, and its end."""
 
+import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 
 import uvicorn
+
+
+def listen(address: tuple[str, int], backlog: int | None = None) -> socket.socket:
+    """A listening socket whose connections send what they have at once.
+
+    asyncio sees to that only for sockets that name their protocol, and `accept` hands on what the listener has: without
+    it, an answer's body waits up to 40 ms for the acknowledgement of its headers (Nagle's algorithm, delayed ACK).
+
+    Raises:
+        OSError: where the address can't be had.
+        OverflowError: for a port that is none.
+    """
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        # From here on clients can connect; they are answered once the server has started.
+        listener.listen() if backlog is None else listener.listen(backlog)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 class EmbeddedServer(uvicorn.Server):

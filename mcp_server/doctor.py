@@ -12,6 +12,7 @@ from mcp_server.health import (
     PieceStatus,
     check_embedding_model,
     check_engine,
+    check_mcp_servers,
     check_store,
     check_text_model,
     check_web_search,
@@ -53,6 +54,7 @@ async def examine(settings: Settings) -> list[PieceStatus]:
             *await _check_embedding_and_store(settings, addresses.models, problem),
             await _check_text(settings, addresses.models, problem),
             check_web_search(settings),
+            *await check_mcp_servers(settings),
         ]
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from temporalio.client import Client
 
     from activities.bedrock import BedrockEmbeddings, BedrockText
+    from activities.mcp_servers import DeclaredServer
     from activities.store.base import OpenedStore
 
 CHECK_SECONDS = 10.0
@@ -20,7 +21,7 @@ CHECK_SECONDS = 10.0
 class PieceStatus(BaseModel):
     """One piece of the stack, as `doctor` and `health://status` tell it."""
 
-    piece: Literal["workflow engine", "store", "embedding model", "text model", "web search"]
+    piece: Literal["workflow engine", "store", "embedding model", "text model", "web search", "MCP server"]
     remote: bool
     usable: bool
     required: bool = True
@@ -92,6 +93,26 @@ def check_web_search(settings: Settings) -> PieceStatus:
     return PieceStatus(
         piece="web search", remote=True, usable=True, required=False, detail=f"Tavily at {settings.shown_tavily_url}"
     )
+
+
+async def check_mcp_servers(settings: Settings) -> list[PieceStatus]:
+    """Reach each of the other MCP servers that are declared, and count its tools. Answers do without what fails."""
+    return list(await asyncio.gather(*(_check_mcp_server(name, one) for name, one in settings.mcp_servers.items())))
+
+
+async def _check_mcp_server(name: str, server: "DeclaredServer") -> PieceStatus:
+    from activities.mcp_servers import bounded_client, transport_of
+
+    status = PieceStatus(piece="MCP server", remote=server.url is not None, usable=False, required=False, detail=name)
+    try:
+        async with asyncio.timeout(CHECK_SECONDS), bounded_client(transport_of(server)) as client:
+            status.detail = f"{name}, {len((await client.list_tools()).tools)} tools"
+        status.usable = True
+    # Whatever a program that isn't ours does is told in the report.
+    except Exception as error:
+        reason = "it doesn't answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+        status.fix = f"It can't be used ({reason}). Check its entry in MCP_SERVERS_FILE; answers do without it."
+    return status
 
 
 async def _check(

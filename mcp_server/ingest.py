@@ -70,7 +70,10 @@ async def connected(settings: Settings, role: str) -> AsyncIterator[tuple[Runtim
     configure_logging(settings.logs, role, settings.log_level)
     # The terminal is for results; the log file has the rest.
     logging.getLogger().handlers[0].setLevel(logging.CRITICAL)
-    runtime = Runtime(settings.model_copy(update={"temporal_task_queue": settings.files_queue, "ingest_roots": []}))
+    # Of one machine's queue there is no rolling deploy: whichever command comes next goes on with what another began.
+    runtime = Runtime(
+        settings.model_copy(update={"temporal_task_queue": settings.files_queue, "ingest_roots": []}), versioned=False
+    )
     async with runtime.running():
         try:
             yield runtime, await runtime.client(time.monotonic() + settings.call_timeout_seconds)

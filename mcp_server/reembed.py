@@ -52,7 +52,7 @@ async def reembed(settings: Settings) -> int:
     # The bar owns the terminal; the log file has the rest.
     logging.getLogger().handlers[0].setLevel(logging.CRITICAL)
     name = name_of(settings, model)
-    runtime = Runtime(settings.model_copy(update={"temporal_task_queue": name}))
+    runtime = Runtime(settings.model_copy(update={"temporal_task_queue": name}), versioned=False)
     async with runtime.running():
         try:
             client = await runtime.client(time.monotonic() + settings.call_timeout_seconds)

@@ -17,6 +17,7 @@ from mcp_server.settings import Settings
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from temporalio.client import Client, WorkflowExecutionDescription, WorkflowHandle
+    from temporalio.common import WorkerDeploymentVersion
 
     from activities.bedrock import BedrockEmbeddings, BedrockText
     from activities.bedrock_converse import BedrockChat
@@ -283,12 +284,16 @@ class Runtime:
         settings: Which pieces are remote, and where.
         run_worker: Whether to run activities here too.
         verify_store: Whether to open the store at once, so that the log says what is wrong with it.
+        versioned: Whether the worker is a version of the task queue's deployment.
     """
 
-    def __init__(self, settings: Settings, run_worker: bool = True, verify_store: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, run_worker: bool = True, verify_store: bool = False, versioned: bool = True
+    ) -> None:
         self.settings = settings
         self.run_worker = run_worker
         self.verify_store = verify_store
+        self.versioned = versioned
         self.addresses: Addresses | None = None
         self.parts: Parts | None = None
         self._client: Client | None = None
@@ -407,6 +412,7 @@ class Runtime:
                     logger.info("embedded Temporal at %s, web UI at %s", addresses.temporal, addresses.temporal_ui)
             await self.loaded()
             from activities.mcp_servers import build_plugin
+            from mcp_server.deployment import keep_current
             from workflows.worker import build_worker
 
             client = await connect(self.settings, addresses.temporal if addresses else None)
@@ -417,14 +423,17 @@ class Runtime:
                 stack.push_async_callback(parts.contents.close)
                 stack.push_async_callback(parts.web.close)
                 activities = build_activities(self.settings, parts)
-                queues = [self.settings.temporal_task_queue]
-                if self.settings.ingest_roots:
-                    queues.append(self.settings.files_queue)
+                deployment = await self._deployment(client)
                 servers = build_plugin(self.settings.mcp_servers)
-                for queue in queues:
-                    worker = build_worker(client, queue, activities, servers)
+                workers = [build_worker(client, self.settings.temporal_task_queue, activities, deployment, servers)]
+                if self.settings.ingest_roots:
+                    workers.append(build_worker(client, self.settings.files_queue, activities))
+                for worker in workers:
                     running.append(asyncio.create_task(worker.run()))
                     stack.push_async_callback(_stop_worker, worker, running[-1])
+                if deployment is not None:
+                    promoting = asyncio.create_task(keep_current(client, deployment))
+                    stack.callback(promoting.cancel)
             self._client = client
             self.problem = None
             self._settled.set()
@@ -442,6 +451,18 @@ class Runtime:
                         await finished
             finally:
                 waiting.cancel()
+
+    async def _deployment(self, client: "Client") -> "WorkerDeploymentVersion | None":
+        """Which version of which deployment the worker is; None where it is none, or the server knows none."""
+        from temporalio.common import WorkerDeploymentVersion
+
+        from mcp_server.deployment import takes_versions
+        from workflows.worker import build_id
+
+        name = self.settings.temporal_task_queue
+        if not self.versioned or not await takes_versions(client, name):
+            return None
+        return WorkerDeploymentVersion(deployment_name=name, build_id=build_id())
 
     def describe(self) -> list[str]:
         """One phrase for each piece: which it is, and why."""
@@ -620,16 +641,7 @@ class Runtime:
             CallError: saying which piece is missing and what to do.
         """
         description = await self.described(workflow_id)
-        if description is None:
-            return None
-        from activities.models import PartialAnswer
-        from workflows.worker import DATA_CONVERTER
-
-        for pending in description.raw_description.pending_activities:
-            if pending.activity_type.name == "generate_answer" and pending.heartbeat_details.payloads:
-                [partial] = await DATA_CONVERTER.decode(pending.heartbeat_details.payloads, [PartialAnswer])
-                return cast(PartialAnswer, partial)
-        return None
+        return None if description is None else await partial_answer(description)
 
     def why_it_waits(self, description: "WorkflowExecutionDescription") -> str | None:
         """Why a workflow hasn't ended yet: the last failure of the step that is being retried, if any."""
@@ -649,6 +661,18 @@ class Runtime:
                 "TEMPORAL_NAMESPACE and TEMPORAL_TASK_QUEUE."
             )
         return None
+
+
+async def partial_answer(description: "WorkflowExecutionDescription") -> "PartialAnswer | None":
+    """What there is so far of the answer that a workflow generates; None where none is being written."""
+    from activities.models import PartialAnswer
+    from workflows.worker import DATA_CONVERTER
+
+    for pending in description.raw_description.pending_activities:
+        if pending.activity_type.name == "generate_answer" and pending.heartbeat_details.payloads:
+            [partial] = await DATA_CONVERTER.decode(pending.heartbeat_details.payloads, [PartialAnswer])
+            return cast(PartialAnswer, partial)
+    return None
 
 
 async def _stop_worker(worker: Any, finished: "asyncio.Task[None]") -> None:

@@ -186,18 +186,13 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         SettingsError: naming the host and port that can't be had.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    from mcp_server.asgi import listen
+
     try:
-        listener.bind((host, port))
-        # From here on clients can connect; they are answered once the server has started.
-        listener.listen(BACKLOG)
+        return listen((host, port), BACKLOG)
     except (OSError, OverflowError) as error:
-        listener.close()
         reason = getattr(error, "strerror", None) or error
         raise SettingsError(f"Can't listen on --host {host} --port {port}: {reason}. Choose another.") from None
-    return listener
 
 
 async def serve_http(server: "DurableContextServer", host: str, port: int) -> None:

@@ -30,6 +30,7 @@ CORPUS = REPOSITORY / "mcp_server" / "corpus"
 # Whatever is set up on the machine, tests choose their pieces themselves.
 OURS = (
     *("TEMPORAL_", "AWS_", "MONGODB_", "DB_", "DOCUMENTS_", "CONVERSATIONS_", "VECTOR_", "EXTERNAL_", "EMBEDDING_"),
+    "MCP_",
     *("LLM_", "TAVILY_", "AUTH_", "ALLOWED_", "CACHE_", "MEMORY_", "CHUNK_", "INGEST_", "IMAGE_", "FETCH_", "VISION_"),
 )
 

@@ -37,7 +37,13 @@ with workflow.unsafe.imports_passed_through():
         UserMemoryParams,
     )
     from activities.summaries import SummaryActivities
-    from workflows.steps import DURABLY, READ_GIVE_UP, WRITE_GIVE_UP, step
+    from workflows.steps import READ_GIVE_UP, step
+
+MODEL_ATTEMPT = timedelta(minutes=2)
+"""How long one attempt of a step may take in which a text model is asked, perhaps twice."""
+
+STEPS_AT_ONCE = 20
+"""After how many messages and summaries a new workflow task is begun: what one reports to the server is bounded."""
 
 REGROUPINGS = 3
 """How often a group is planned anew whose memories have changed meanwhile."""
@@ -106,7 +112,11 @@ class UserMemoryWorkflow:
     async def run(self, params: UserMemoryParams) -> None:
         # Nothing is awaited between the last look and the end, and Temporal takes neither the end nor a continuation
         # while there is a signal that this hasn't seen.
+        done = 0
         while self._forming or self._summarising:
+            if done and done % STEPS_AT_ONCE == 0:
+                await workflow.sleep(timedelta(milliseconds=1))
+            done += 1
             if workflow.info().is_continue_as_new_suggested():
                 left = {"forming": list(self._forming), "summarising": list(self._summarising)}
                 workflow.continue_as_new(UserMemoryParams(user_id=self._user_id, **left))
@@ -127,13 +137,7 @@ class UserMemoryWorkflow:
     async def _form(self, message_id: str) -> None:
         """Make a memory of a message that is worth one."""
         key = MessageKey(user_id=self._user_id, message_id=message_id)
-        assessment = await workflow.execute_activity_method(
-            MemoryActivities.assess_message,
-            key,
-            start_to_close_timeout=timedelta(minutes=2),
-            schedule_to_close_timeout=WRITE_GIVE_UP,
-            retry_policy=DURABLY,
-        )
+        assessment = await step(MemoryActivities.assess_message, key, attempt=MODEL_ATTEMPT)
         if assessment is None or assessment.importance < SIGNIFICANCE:
             return
         formed = await step(MemoryActivities.form_memory, FormMemoryParams(**key.model_dump(), assessment=assessment))
@@ -152,13 +156,7 @@ class UserMemoryWorkflow:
             group = await step(MemoryActivities.plan_group, key)
             if group is None:
                 return
-            summary = await workflow.execute_activity_method(
-                MemoryActivities.summarise_group,
-                group,
-                start_to_close_timeout=timedelta(minutes=2),
-                schedule_to_close_timeout=WRITE_GIVE_UP,
-                retry_policy=DURABLY,
-            )
+            summary = await step(MemoryActivities.summarise_group, group, attempt=MODEL_ATTEMPT)
             side = EMBEDDED["memory_nodes"].side
             embedded = await step(BedrockActivities.embed, EmbedParams(texts=[group.content], side=side))
             parent = MemoryParent(**group.model_dump(), summary=summary, embedding=embedded.vectors[0])
@@ -167,12 +165,10 @@ class UserMemoryWorkflow:
 
     async def _summarise(self, conversation_id: str) -> None:
         """Bring a conversation's summary up to date, or a step nearer to that."""
-        there_may_be_more = await workflow.execute_activity_method(
+        there_may_be_more = await step(
             SummaryActivities.update_summary,
             ConversationKey(user_id=self._user_id, conversation_id=conversation_id),
-            start_to_close_timeout=timedelta(minutes=2),
-            schedule_to_close_timeout=WRITE_GIVE_UP,
-            retry_policy=DURABLY,
+            attempt=MODEL_ATTEMPT,
         )
         if there_may_be_more:
             self._summarising[conversation_id] = None

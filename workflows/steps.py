@@ -101,6 +101,7 @@ async def step(
     argument: Argument,
     *,
     give_up: timedelta = WRITE_GIVE_UP,
+    attempt: timedelta = ATTEMPT,
 ) -> Result:
     """Run a short activity and return its result.
 
@@ -112,6 +113,7 @@ async def step(
         method: The activity.
         argument: Its argument.
         give_up: After how long the server stops trying.
+        attempt: How long one attempt may take.
 
     Raises:
         ActivityError: once `give_up` is over, or at once for what doesn't pass by itself.
@@ -120,7 +122,7 @@ async def step(
         return await workflow.execute_local_activity_method(
             method,
             argument,
-            start_to_close_timeout=ATTEMPT,
+            start_to_close_timeout=attempt,
             retry_policy=_AT_ONCE,
         )
     except FailureError as error:
@@ -131,7 +133,7 @@ async def step(
     return await workflow.execute_activity_method(
         method,
         argument,
-        start_to_close_timeout=ATTEMPT,
+        start_to_close_timeout=attempt,
         schedule_to_close_timeout=give_up,
         retry_policy=DURABLY,
     )

@@ -19,7 +19,16 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError, FailureError, TimeoutError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from mcp_types import CallToolResult, EmbeddedResource, ResourceLink, TextContent, TextResourceContents, Tool
+    from mcp_types import (
+        CONNECTION_CLOSED,
+        REQUEST_TIMEOUT,
+        CallToolResult,
+        EmbeddedResource,
+        ResourceLink,
+        TextContent,
+        TextResourceContents,
+        Tool,
+    )
     from temporalio.mcp import TemporalMCPClient
 
     from activities import passages
@@ -344,10 +353,14 @@ def _reason(error: BaseException) -> str:
     cause: BaseException | None = error
     timed_out = False
     while cause is not None:
-        if isinstance(cause, ApplicationError) and cause.type in KINDS | {"MCPProtocolError"}:
-            return cut(cause.message, RESULT_CHARACTERS)
+        if isinstance(cause, ApplicationError) and cause.type in KINDS:
+            return cause.message
+        if isinstance(cause, ApplicationError) and cause.type == "MCPProtocolError":
+            if not (cause.details and cause.details[0] in (CONNECTION_CLOSED, REQUEST_TIMEOUT)):
+                return cut(cause.message, RESULT_CHARACTERS)
+            timed_out = True
         timed_out = timed_out or isinstance(cause, TimeoutError)
         cause = cause.__cause__
     if timed_out:
-        return "it didn't answer in time, and it isn't known whether it did what it was asked."
+        return "its server didn't answer, and it isn't known whether it did what it was asked."
     return "it can't be reached, or doesn't work."

@@ -1,14 +1,25 @@
 """The worker: which workflows and activities it runs, and how."""
 
-from collections.abc import Sequence
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from temporalio.client import Client
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.mcp import MCPPlugin
-from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+from temporalio.worker import (
+    ActivityInboundInterceptor,
+    ExecuteActivityInput,
+    Interceptor,
+    UnsandboxedWorkflowRunner,
+    Worker,
+    WorkerDeploymentConfig,
+)
 
 from activities.beating import beating
 from workflows.cache import CacheInvalidationWorkflow, CacheStorageWorkflow, SemanticCacheCheckWorkflow
@@ -86,40 +97,58 @@ class BeatingInterceptor(Interceptor):
         return _Beating(next)
 
 
-def build_workflow_runner() -> SandboxedWorkflowRunner:
-    """The sandbox that keeps wall clock, randomness and I/O out of workflow code."""
-    # Everything a workflow imports is passed through: our own modules hold no state, and importing them anew for each
-    # execution would take longer than most executions.
-    return SandboxedWorkflowRunner(
-        restrictions=SandboxRestrictions.default.with_passthrough_modules(
-            "activities", "workflows", "pydantic", "mcp", "mcp_types"
-        )
-    )
+def activity_methods(groups: Sequence[object]) -> list[Callable[..., Any]]:
+    """Every activity that is a method of one of `groups`."""
+    return [
+        getattr(group, name)
+        for group in groups
+        for name in dir(type(group))
+        if hasattr(getattr(type(group), name), "__temporal_activity_definition")
+    ]
+
+
+@functools.cache
+def build_id() -> str:
+    """The name of this code: the package's version, and a digest of its workflows and activities."""
+    rooms = (Path(__file__).parent, Path(__file__).parents[1] / "activities")
+    digest = hashlib.sha256()
+    for module in sorted(module for room in rooms for module in room.rglob("*.py")):
+        digest.update(module.read_bytes())
+    return f"{version('durable-context')}-{digest.hexdigest()[:12]}"
 
 
 def build_worker(
-    client: Client, task_queue: str, activities: Sequence[object], servers: MCPPlugin | None = None
+    client: Client,
+    task_queue: str,
+    activities: Sequence[object],
+    deployment: WorkerDeploymentVersion | None = None,
+    servers: MCPPlugin | None = None,
 ) -> Worker:
     """A worker that runs every workflow, and every activity that is a method of one of `activities`.
 
     Args:
-        client: Of the Temporal server.
-        task_queue: Whose tasks it takes.
-        activities: Objects with activities.
+        client: Temporal's.
+        task_queue: What it polls.
+        activities: Objects that have them.
+        deployment: Which version of a deployment it is; None for a worker that takes what any build has begun.
         servers: What calls the tools of other MCP servers, if there are any.
     """
-    methods = [
-        getattr(group, name)
-        for group in activities
-        for name in dir(type(group))
-        if hasattr(getattr(type(group), name), "__temporal_activity_definition")
-    ]
+    versions = None
+    if deployment is not None:
+        versions = WorkerDeploymentConfig(
+            version=deployment, use_worker_versioning=True, default_versioning_behavior=VersioningBehavior.AUTO_UPGRADE
+        )
     return Worker(
         client,
         task_queue=task_queue,
         workflows=WORKFLOWS,
-        activities=methods,
-        workflow_runner=build_workflow_runner(),
+        activities=activity_methods(activities),
+        # A quarter of a worker's time for a short call was the sandbox's. What it guards against, the wall clock,
+        # randomness and I/O in workflow code, the tests look for: they replay every workflow inside it.
+        workflow_runner=UnsandboxedWorkflowRunner(),
+        deployment_config=versions,
+        # By default a hash over every module that is loaded, which takes long to read.
+        build_id=None if versions else build_id(),
         plugins=[servers] if servers else [],
         interceptors=[BeatingInterceptor()] if servers else [],
         graceful_shutdown_timeout=timedelta(seconds=2),

@@ -28,16 +28,20 @@ SHORTLIST = 32
 SENTENCE_CHARACTERS = 600
 """Length to which a sentence is cut: what is longer is mostly a table."""
 
-WORDS_WEIGHT = 0.6
-RANK_WEIGHT = 0.1
+WORDS_WEIGHT = 0.7
+RANK_WEIGHT = 0.3
 NEIGHBOUR = 0.3
 """How much a word counts that only the sentence before, the title or the section's heading holds."""
-FURTHER = 0.85
+FURTHER = 0.65
 """What part of the best score another sentence must have."""
 UNRELATED, RELATED = 0.76, 0.90
 """Cosines of E5 at which a sentence has nothing to do with a question, and at which it surely does."""
-BEARS = 0.5
-"""The best score must be this high, or nothing bears on the question."""
+BEARS = 0.55
+"""What a sentence must score, its passage's rank left aside, to bear on the question at all.
+
+Of 83 questions about the sample documents, this leaves out one in fourteen best sentences where the right document was
+retrieved, and seven in ten where it wasn't.
+"""
 
 _MARKUP = re.compile(r"^\s*(?:#{1,6}\s+|[-*+]\s+|>\s+|\d+[.)]\s+)|(?<!\w)[*_]{1,3}(?=\S)|(?<=\S)[*_]{1,3}(?!\w)")
 _HEADING = re.compile(r"#{1,6}\s+(.*)")
@@ -147,7 +151,7 @@ def asked_of(question: str, earlier: Sequence[str]) -> str:
 
 
 async def scored(question: str, found: Sequence[Candidate], embed: Embed) -> list[tuple[float, Candidate]]:
-    """The likeliest candidates with their scores, best first."""
+    """The candidates that bear on a question, with their scores, best first."""
     words = await asyncio.to_thread(word_scores, question, found)
     order = sorted(range(len(found)), key=lambda at: -(words[at] + RANK_WEIGHT * found[at].rank))[:SHORTLIST]
     [asked] = await embed([question], True)
@@ -156,7 +160,9 @@ async def scored(question: str, found: Sequence[Candidate], embed: Embed) -> lis
     for at, vector in zip(order, vectors, strict=False):
         cosine = sum(left * right for left, right in zip(asked, vector, strict=True))
         near = min(1.0, max(0.0, (cosine - UNRELATED) / (RELATED - UNRELATED)))
-        scores.append((near + WORDS_WEIGHT * words[at] + RANK_WEIGHT * found[at].rank, found[at]))
+        bears = near + WORDS_WEIGHT * words[at]
+        if bears >= BEARS:
+            scores.append((bears + RANK_WEIGHT * found[at].rank, found[at]))
     return sorted(scores, key=lambda one: -one[0])
 
 
@@ -176,10 +182,9 @@ async def answer(
     if not found or not tokens(question):
         return Answer(NOTHING)
     ranked = await scored(asked_of(question, earlier), found, embed)
-    best = ranked[0][0] if ranked else 0.0
-    if best < BEARS:
+    if not ranked:
         return Answer(NOTHING)
-    picked = [one for score, one in ranked if score >= max(BEARS, FURTHER * best)][:MAX_SENTENCES]
+    picked = [one for score, one in ranked if score >= FURTHER * ranked[0][0]][:MAX_SENTENCES]
     lines: list[str] = []
     left = max_tokens - len(tokens(PREFACE))
     for one in picked:

@@ -17,7 +17,6 @@ import logging
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -253,11 +252,11 @@ class Supervisor:
         if self._models is None or self._models.done():
             import uvicorn
 
-            from mcp_server.asgi import EmbeddedServer
+            from mcp_server.asgi import EmbeddedServer, listen
             from mcp_server.local.bedrock import create_app
 
             port = self._kept_port("models_port")
-            listener = socket.create_server((LOOPBACK, port))
+            listener = listen((LOOPBACK, port))
             endpoint = EmbeddedServer(uvicorn.Config(create_app(), log_config=None, access_log=False))
             self._models = asyncio.create_task(endpoint.serve(sockets=[listener]))
             while not endpoint.started:

@@ -8,6 +8,7 @@ import threading
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -16,9 +17,11 @@ from temporalio.exceptions import ApplicationError
 
 import activities.bedrock
 from activities.bedrock import BedrockActivities, BedrockEmbeddings, BedrockText
+from activities.bedrock_converse import BedrockChat
 from activities.errors import RETRYABLE
-from activities.models import EmbedParams, GenerateParams, pack_vector
+from activities.models import AnswerParams, ChatMessage, EmbedParams, GenerateParams, Passage, pack_vector
 from mcp_server.local.bedrock import EMBEDDING_MODEL, TEXT_MODEL, create_app
+from mcp_server.local.eventstream import event, exception
 from tests.serving import served
 
 TITAN = "amazon.titan-embed-text-v2:0"
@@ -334,10 +337,72 @@ async def test_error_of_converse(faults: Faults, url: str, fault: tuple[int, str
     faults.next.append(fault)
     with pytest.raises(ApplicationError) as caught:
         await BedrockText(CLAUDE, "eu-west-1", url).generate(generate("my secret text"))
-    assert_fit_for_callers(caught.value, kind, word)
+    assert_fit_for_callers(caught.value, "over_limit" if word == "longer than" else kind, word)
     assert len(faults.seen) == 1
     if "region" in caught.value.message:
         assert f"model {CLAUDE} in region eu-west-1" in caught.value.message
+
+
+def answering(text: str, watched: bool = True, *passages: Passage) -> AnswerParams:
+    messages = [ChatMessage(role="user", text=text)]
+    return AnswerParams(user_id="ann", messages=messages, passages=list(passages), watched=watched)
+
+
+@pytest.mark.usefixtures("_credentials")
+@pytest.mark.parametrize("watched", [True, False])
+@pytest.mark.parametrize(("fault", "kind", "word"), [row for row in ERRORS if row[0][0] != 200])
+async def test_error_in_a_conversation(
+    faults: Faults, url: str, fault: tuple[int, str, bytes], kind: str, word: str, watched: bool
+) -> None:
+    faults.next.append(fault)
+    with pytest.raises(ApplicationError) as caught:
+        await BedrockChat(CLAUDE, "eu-west-1", url).answer(answering("my secret text", watched), {}, print)
+    assert_fit_for_callers(caught.value, "over_limit" if word == "longer than" else kind, word)
+    assert len(faults.seen) == 1
+
+
+@pytest.mark.usefixtures("_credentials")
+@pytest.mark.parametrize(
+    ("stream", "kind", "word"),
+    [
+        (exception("throttlingException", LEAKY), "throttled", "throttling"),
+        (exception("internalServerException", LEAKY), "unavailable", "now"),
+        (exception("serviceUnavailableException", LEAKY), "unavailable", "now"),
+        (exception("modelStreamErrorException", LEAKY), "unavailable", "now"),
+        (exception("validationException", LEAKY), "rejected", "rejected the request"),
+        (exception("validationException", "prompt is too long: 9 tokens > 8 maximum"), "over_limit", "longer than"),
+        (event("messageStop", {"stopReason": "end_turn"}), "unavailable", "broke off"),
+        (event("messageStop", {"stopReason": "end_turn"})[:-2], "unavailable", "broke off"),
+        (event("messageStop", {"stopReason": "end_turn"})[:-2] + b"no", "unavailable", "garbled"),
+        (b"", "unavailable", "broke off"),
+    ],
+)
+async def test_error_in_a_stream(faults: Faults, url: str, stream: bytes, kind: str, word: str) -> None:
+    begun = event("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "Well"}})
+    faults.next.append((200, "", begun + stream))
+    said: list[str] = []
+    with pytest.raises(ApplicationError) as caught:
+        await BedrockChat(CLAUDE, "eu-west-1", url).answer(answering("my secret text"), {}, said.append)
+    assert_fit_for_callers(caught.value, kind, word)
+    assert said == ["Well"]
+
+
+async def test_a_conversation_with_the_embedded_model(url: str) -> None:
+    harbour = Passage(id="h", kind="document", text="The harbour closes in November. Tea is served at four.")
+    chat = BedrockChat(TEXT_MODEL, None, url)
+    said: list[str] = []
+
+    streamed = await chat.answer(answering("When does the harbour close?", True, harbour), {}, said.append)
+    whole = await chat.answer(answering("When does the harbour close?", False, harbour), {}, said.append)
+
+    assert not chat.generative
+    assert "The harbour closes in November. [1]" in streamed.turn.text
+    assert streamed.turn == whole.turn
+    assert len(said) > 1
+    assert said[-1] == streamed.turn.text
+    assert all(after.startswith(before) for before, after in pairwise(said))
+    assert streamed.invocation.stop_reason == "end_turn"
+    assert streamed.invocation.input_tokens > streamed.invocation.output_tokens > 0
 
 
 @pytest.mark.usefixtures("_credentials")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,16 @@ from mcp import Client
 from temporalio.client import Client as TemporalClient
 
 from activities.memory import memory_workflow_id
+from activities.models import ChatMessage, GenerationParams
 from mcp_server.local.stack import leased
 from mcp_server.runtime import connect
 from mcp_server.settings import Settings
 from tests import documents
-from tests.conftest import serve
+from tests.conftest import REPOSITORY, serve
 from tests.e2e.test_http import run
-from tests.faults.bedrock_endpoint import serve_endpoint
+from tests.faults.bedrock_endpoint import TEXT_MODEL, Endpoint, Reply, serve_endpoint
 from tests.workflows.test_replay import HISTORIES
+from workflows.generation import AIGenerationWorkflow
 
 CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "HybridSearchWorkflow": ("hybrid_search", {"query": "Where is the boiler?"}),
@@ -84,6 +87,7 @@ async def record() -> None:
                 result = await client.call_tool(tool, arguments)
                 assert result.meta is not None
                 await write(temporal, "MemoryStorageWorkflow.throttled", result.meta["durable-context/workflow_id"])
+            await record_generation(temporal, bedrock, Path(folder) / "generating", settings)
             await run(home, "reembed", **settings)
             named = ", ".join(f"'{name}'" for name in COMMANDS)
             async for execution in temporal.list_workflows(f"WorkflowType IN ({named})"):
@@ -108,6 +112,33 @@ async def record_group(client: Client, temporal: TemporalClient) -> None:
     for name, result in (("MemoryList", listed), ("MemoryPin", pinned), ("MemorySplit", split)):
         assert result.meta is not None
         await write(temporal, f"{name}Workflow", result.meta["durable-context/workflow_id"])
+
+
+async def record_generation(temporal: TemporalClient, bedrock: Endpoint, home: Path, settings: dict[str, str]) -> None:
+    """Have a question answered with tools of both sorts, some of which fail, and write down how."""
+    home.mkdir()
+    declared = {"command": sys.executable, "args": ["-m", "tests.other_server", str(home)], "cwd": str(REPOSITORY)}
+    (home / "servers.json").write_text(json.dumps({"mcpServers": {"harbour": declared}}))
+    search, tide = ("hybrid_search", '{"query": "boiler"}'), ("harbour__tide", '{"port": "Oslo"}')
+    bedrock.failures, bedrock.replies = (
+        [],
+        [
+            Reply(tools=[search, tide, ("harbour__book_berth", '{"port": "Oslo", "metres": 400}'), ("nothing", "{")]),
+            Reply(stop_reason="malformed_tool_use"),
+            Reply("It is high at 14:32."),
+        ],
+    )
+    generating = {
+        "LLM_MODEL_ID": TEXT_MODEL,
+        "MCP_SERVERS_FILE": str(home / "servers.json"),
+        "TEMPORAL_TASK_QUEUE": "g",
+    }
+    params = GenerationParams(
+        user_id="ada", messages=[ChatMessage(role="user", text="When is high tide?")], use_tools=True
+    )
+    async with serve(home, **settings | generating):
+        await temporal.execute_workflow(AIGenerationWorkflow.run, params, id="generation", task_queue="g")
+    await write(temporal, "AIGenerationWorkflow", "generation")
 
 
 async def write(temporal: TemporalClient, name: str, workflow_id: str) -> None:

@@ -9,15 +9,23 @@ from pathlib import Path
 import pytest
 from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 from temporalio.workflow import NondeterminismError
 
-from workflows.worker import DATA_CONVERTER, WORKFLOWS, build_workflow_runner
+from workflows.worker import DATA_CONVERTER, WORKFLOWS
 
 HISTORIES = Path(__file__).parent / "histories"
 
 
 def replayer() -> Replayer:
-    return Replayer(workflows=WORKFLOWS, data_converter=DATA_CONVERTER, workflow_runner=build_workflow_runner())
+    # Workers run without the sandbox, which refuses wall clock, randomness and I/O: here is where it looks for them.
+    modules = ("activities", "workflows", "pydantic", "mcp", "mcp_types")
+    restrictions = SandboxRestrictions.default.with_passthrough_modules(*modules)
+    return Replayer(
+        workflows=WORKFLOWS,
+        data_converter=DATA_CONVERTER,
+        workflow_runner=SandboxedWorkflowRunner(restrictions=restrictions),
+    )
 
 
 def read(text: str) -> WorkflowHistory:

@@ -1,0 +1,123 @@
+"""Worker versioning: which build of the workers Temporal gives work to, so that a rolling deploy loses none.
+
+The workers of a task queue are one deployment, and each build of the code is a version of it. Workflows move to the
+current version with their next task (auto-upgrade), and never back to an older one: a build replays what earlier ones
+began, which tests hold it to, and no build is asked to replay what a later one has done.
+"""
+
+import asyncio
+import logging
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from temporalio.api.deployment.v1 import WorkerDeploymentInfo
+    from temporalio.client import Client
+    from temporalio.common import WorkerDeploymentVersion
+
+logger = logging.getLogger(__name__)
+
+SETTLE_SECONDS = 0.2
+"""How soon a version that has just begun to poll is looked for again."""
+LOOK_SECONDS = 30.0
+"""How often it is looked whether the current version still has workers."""
+POLL_LIFE = timedelta(seconds=90)
+"""A worker polls at least once a minute: one that hasn't for this long is gone."""
+
+
+async def takes_versions(client: "Client", deployment: str) -> bool:
+    """Whether the Temporal server knows versions of workers, and lets this client see those of a deployment."""
+    from temporalio.api.workflowservice.v1 import DescribeWorkerDeploymentRequest
+    from temporalio.service import RPCError, RPCStatusCode
+
+    request = DescribeWorkerDeploymentRequest(namespace=client.namespace, deployment_name=deployment)
+    try:
+        await client.workflow_service.describe_worker_deployment(request)
+    except RPCError as error:
+        return error.status == RPCStatusCode.NOT_FOUND
+    return True
+
+
+async def keep_current(client: "Client", version: "WorkerDeploymentVersion") -> None:
+    """Make a version that polls the current one of its deployment, as long as this runs.
+
+    A build that is new to the deployment takes over; one that was current before only where the present one has no
+    workers left, so that a restarted old worker doesn't undo a deploy, and a rollback works.
+    """
+    from temporalio.service import RPCError
+
+    while True:
+        settled = True
+        try:
+            settled = await _look(client, version)
+        except RPCError as error:
+            # Without the right to say so, an operator has to: `temporal worker deployment set-current-version`.
+            logger.warning("the worker's version can't be made the current one: %s", error.message)
+        await asyncio.sleep(LOOK_SECONDS if settled else SETTLE_SECONDS)
+
+
+async def _look(client: "Client", version: "WorkerDeploymentVersion") -> bool:
+    """Take over where that is due; false where the server doesn't know the version yet."""
+    from temporalio.api.workflowservice.v1 import (
+        DescribeWorkerDeploymentRequest,
+        SetWorkerDeploymentCurrentVersionRequest,
+    )
+    from temporalio.service import RPCError, RPCStatusCode
+
+    service, name = client.workflow_service, version.deployment_name
+    try:
+        described = await service.describe_worker_deployment(
+            DescribeWorkerDeploymentRequest(namespace=client.namespace, deployment_name=name)
+        )
+    except RPCError as error:
+        if error.status == RPCStatusCode.NOT_FOUND:
+            return False
+        raise
+    info = described.worker_deployment_info
+    current = info.routing_config.current_deployment_version.build_id
+    if current == version.build_id:
+        return True
+    ours = next((one for one in info.version_summaries if one.deployment_version.build_id == version.build_id), None)
+    if ours is None:
+        return False
+    if ours.HasField("first_activation_time") and await _has_workers(client, info):
+        return True
+    try:
+        await service.set_worker_deployment_current_version(
+            SetWorkerDeploymentCurrentVersionRequest(
+                namespace=client.namespace,
+                deployment_name=name,
+                build_id=version.build_id,
+                conflict_token=described.conflict_token,
+                ignore_missing_task_queues=True,
+            )
+        )
+    except RPCError as error:
+        # Somebody else has just changed it, or the server hasn't taken the version in yet.
+        if error.status in (RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.ABORTED, RPCStatusCode.NOT_FOUND):
+            return False
+        raise
+    logger.info("build %s is the current one of deployment %s", version.build_id, name)
+    return True
+
+
+async def _has_workers(client: "Client", info: "WorkerDeploymentInfo") -> bool:
+    """Whether a worker of a deployment's current version has polled lately."""
+    from temporalio.api.enums.v1 import TaskQueueType
+    from temporalio.api.taskqueue.v1 import TaskQueue
+    from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+
+    described = await client.workflow_service.describe_task_queue(
+        DescribeTaskQueueRequest(
+            namespace=client.namespace,
+            task_queue=TaskQueue(name=info.name),
+            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+        )
+    )
+    current = info.routing_config.current_deployment_version.build_id
+    return any(
+        poller.deployment_options.build_id == current
+        and time.time() - poller.last_access_time.ToMicroseconds() / 1e6 < POLL_LIFE.total_seconds()
+        for poller in described.pollers
+    )

@@ -1,0 +1,137 @@
+"""Workers are replaced by those of another build while calls are under way: none is lost, and none is done twice."""
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from temporalio.api.workflowservice.v1 import DescribeWorkerDeploymentRequest
+from temporalio.client import Client as TemporalClient
+from temporalio.service import RPCError
+
+from mcp_server.local.stack import Addresses
+from tests.conftest import REPOSITORY, content, environment, message, serve, workflow_id
+from tests.faults.bedrock_endpoint import Endpoint, serve_endpoint
+from tests.faults.test_stack import messages_of
+from workflows.worker import build_id
+
+SECONDS = 60
+CALLS = 20
+"""Most calls of each caller: as many messages as one retrieval can answer."""
+
+
+@pytest.fixture
+def bedrock() -> Iterator[Endpoint]:
+    with serve_endpoint() as endpoint:
+        yield endpoint
+
+
+def other_build(folder: Path) -> Path:
+    """A copy of the code that isn't quite the same."""
+    for room in ("mcp_server", "workflows", "activities"):
+        shutil.copytree(REPOSITORY / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+    with (folder / "workflows" / "steps.py").open("a") as module:
+        module.write("\n# Another build.\n")
+    return folder
+
+
+@asynccontextmanager
+async def worker(code: Path, home: Path, settings: dict[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A `durable-context worker` of the code in a folder."""
+    variables = environment(home, **settings) | {"PYTHONPATH": str(code)}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "mcp_server.cli", "worker"), cwd=code, env=variables, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+
+
+async def current_build(temporal: TemporalClient, deployment: str) -> str:
+    """The build of a deployment that Temporal gives work to; empty where there is none."""
+    request = DescribeWorkerDeploymentRequest(namespace=temporal.namespace, deployment_name=deployment)
+    with contextlib.suppress(RPCError):
+        described = await temporal.workflow_service.describe_worker_deployment(request)
+        return described.worker_deployment_info.routing_config.current_deployment_version.build_id
+    return ""
+
+
+async def until_current(temporal: TemporalClient, deployment: str, *others: str) -> str:
+    """The current build, once it is none of `others`."""
+    async with asyncio.timeout(SECONDS):
+        while (build := await current_build(temporal, deployment)) in ("", *others):
+            await asyncio.sleep(0.1)
+    return build
+
+
+async def build_of(temporal: TemporalClient, id: str) -> str:
+    """The build that completed a workflow."""
+    history = await temporal.get_workflow_handle(id).fetch_history()
+    tasks = [event.workflow_task_completed_event_attributes for event in history.events]
+    return [task.deployment_version.build_id for task in tasks if task.HasField("deployment_version")][-1]
+
+
+async def test_a_rolling_deploy_loses_no_call_in_flight(
+    temporal: TemporalClient, stack: Addresses, bedrock: Endpoint, user: str, tmp_path: Path
+) -> None:
+    assert stack.temporal is not None
+    home = tmp_path / "home"
+    home.mkdir()
+    settings = {"TEMPORAL_ADDRESS": stack.temporal, "TEMPORAL_TASK_QUEUE": user, **bedrock.settings}
+    stored: list[str] = []
+    deployed = asyncio.Event()
+
+    async with serve(home, "--no-worker", **settings) as client:
+
+        async def call(text: str) -> str:
+            arguments = {"conversation_id": "c", "text": text, "message_type": "ai"}
+            result = await client.call_tool("store_memory", arguments)
+            assert "message_id" in content(result), message(result)
+            stored.append(text)
+            return workflow_id(result)
+
+        async def calls(caller: int) -> None:
+            for number in range(CALLS):
+                if not deployed.is_set():
+                    await call(f"Caller {caller} says {number}.")
+
+        async with worker(REPOSITORY, home, settings) as old:
+            first = await until_current(temporal, user)
+            assert first == build_id()
+            assert await build_of(temporal, await call("Before.")) == first
+            callers = [asyncio.create_task(calls(number)) for number in range(4)]
+            # In flight for as long as the deploy takes: its steps are tried again until Bedrock answers.
+            bedrock.failures, bedrock.for_ever = [(503, "ServiceUnavailableException", "try later")], True
+            begun = len(stored)
+            async with asyncio.timeout(SECONDS):
+                while bedrock.refused < 8:
+                    await asyncio.sleep(0.05)
+            async with worker(other_build(tmp_path / "new"), home, settings):
+                second = await until_current(temporal, user, first)
+                old.send_signal(signal.SIGTERM)
+                assert await old.wait() == 0
+                bedrock.failures, bedrock.for_ever = [], False
+                async with asyncio.timeout(SECONDS):
+                    while len(stored) < begun + 12:
+                        await asyncio.sleep(0.05)
+                deployed.set()
+                await asyncio.gather(*callers)
+                after = await call("After.")
+                assert await build_of(temporal, after) == second
+
+                # A restarted worker of the old build doesn't take over again.
+                async with worker(REPOSITORY, home, settings):
+                    assert await build_of(temporal, await call("After a restart.")) == second
+                    assert await current_build(temporal, user) == second
+                texts = await messages_of(client)
+    assert sorted(texts) == sorted(stored)
+    query = f"TaskQueue = '{user}' AND ExecutionStatus IN ('Failed', 'Terminated', 'TimedOut', 'Canceled')"
+    assert [one.id async for one in temporal.list_workflows(query)] == []
