@@ -295,7 +295,9 @@ async def test_http(client: Client, home: Path, user: str) -> None:
         assert [message["text"] for message in found["messages"][::2]] == [FACT, "Buoy 7 drifts."]
         assert found["messages"][0]["message_id"] == answered.json()["message_id"]
         assert found["messages"][2]["message_id"] == queued.json()["message_id"]
-        assert found == await history(client, user)
+        # Its summary is brought up to date in the background.
+        over_mcp = await history(client, user)
+        assert {**found, "summary": ""} == {**over_mcp, "summary": ""}
 
         for body, part in (
             ({}, "prompt is required"),
