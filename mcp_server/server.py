@@ -15,7 +15,8 @@ from mcp_server.tasks import TaskResult, Tasks
 INSTRUCTIONS = """Durable context for an agent: long-term memory, document search, a cache of answers, and web search.
 Before answering, call check_semantic_cache with the user's question, then retrieve_memory and hybrid_search for what
 bears on it. After answering, call store_memory for the user's message and for your answer, and semantic_cache_response
-where the answer would serve the same question again."""
+where the answer would serve the same question again. Or let this server answer: converse does all of that, and holds
+conversations that outlive yours."""
 
 
 class DurableContextServer(MCPServer[dict[str, Any]]):

@@ -27,9 +27,7 @@ async def test_a_worker_killed_while_the_model_answers(
         async with workers.ending(), asyncio.timeout(120):
             await workers.start()
             params = ConverseParams(user_id=user, conversation_id="c", prompt="How long is a boat?")
-            call = await temporal.start_workflow(
-                ConverseWorkflow.run, params, id=f"converse-{user}", task_queue=user, result_type=ConversationReply
-            )
+            call = await temporal.start_workflow(ConverseWorkflow.run, params, id=f"converse-{user}", task_queue=user)
             while len(bedrock.replies) > 1:
                 await asyncio.sleep(0.05)
             await workers.kill()
