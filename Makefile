@@ -6,9 +6,11 @@ ifeq ($(UV),)
 UV := .uv/bin/uv
 endif
 export UV_PYTHON_DOWNLOADS := never
+# Set, each of the many processes would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench bench-latency conformance lint format types check lock clean
+.PHONY: help install demo test bench bench-growth bench-latency chaos conformance lint format types check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -40,8 +42,14 @@ bench: install ## measure the quality of memory, search and cache
 	@if [ -d "$(LOCOMO)" ]; then set -x; .venv/bin/python -m bench.locomo --data "$(LOCOMO)"; \
 	else echo "bench.locomo is left out: LOCOMO=$(LOCOMO) is no folder; see bench/README.md"; fi
 
+bench-growth: install ## measure search beside others' chunks, and as a user's own become more
+	.venv/bin/python -m bench.growth
+
 bench-latency: install ## measure what durability costs
 	.venv/bin/python -m bench.latency
+
+chaos: install ## break everything under load on both stores, for 10 minutes; fails where anything is lost
+	.venv/bin/python -m bench.chaos --minutes 10
 
 # The suite is a package of npm; Node comes from the Python package index.
 .conformance/.installed: $(addprefix tests/conformance/,package.json package-lock.json requirements.lock) .venv/.installed

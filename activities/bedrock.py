@@ -5,6 +5,7 @@ error is classed once, in `bedrock_errors`.
 """
 
 import asyncio
+import functools
 import json
 import threading
 from collections.abc import Callable, Sequence
@@ -28,6 +29,8 @@ from activities.models import (
 )
 
 if TYPE_CHECKING:
+    from botocore.loaders import Loader
+    from botocore.session import Session
     from mypy_boto3_bedrock_runtime import BedrockRuntimeClient
     from mypy_boto3_bedrock_runtime.type_defs import (
         ContentBlockUnionTypeDef,
@@ -89,14 +92,14 @@ class BedrockRuntime:
     def _connected(self) -> "BedrockRuntimeClient":
         with self._making:
             if self._client is None:
-                self._client = self._make_client()
+                self._client = self.make_client()
             return self._client
 
-    def _make_client(self) -> "BedrockRuntimeClient":
+    def make_client(self) -> "BedrockRuntimeClient":
+        """A client that isn't connected yet."""
         import boto3
         import botocore
         from botocore.config import Config
-        from botocore.session import Session
 
         config = Config(
             connect_timeout=CONNECT_SECONDS,
@@ -106,12 +109,12 @@ class BedrockRuntime:
             tcp_keepalive=True,
         )
         if not self.local:
-            return boto3.Session(region_name=self._region).client(
+            return boto3.Session(botocore_session=_new_session(), region_name=self._region).client(
                 "bedrock-runtime", endpoint_url=self._endpoint_url, config=config
             )
         # The user's profile, credentials and proxy are for AWS: calls to this machine neither need nor read them.
         unset: tuple[Any, Any, Any, Any] = (None, None, None, None)
-        session = Session(session_vars={"profile": unset, "config_file": unset, "credentials_file": unset})
+        session = _new_session(profile=unset, config_file=unset, credentials_file=unset)
         return boto3.Session(botocore_session=session, region_name="us-east-1").client(
             "bedrock-runtime",
             endpoint_url=self._endpoint_url,
@@ -342,3 +345,24 @@ class BedrockActivities:
     async def embed(self, params: EmbedParams) -> Embeddings:
         """Vectors of some texts, in order."""
         return Embeddings(vectors=await self._embeddings.embed(params.texts, params.side))
+
+
+@functools.cache
+def _data_loader(path: str | None) -> "Loader":
+    """What reads boto3's descriptions of AWS. They come to 9 MB, which the clients of a process share."""
+    from botocore.loaders import create_loader
+
+    return create_loader(path)
+
+
+def _new_session(**variables: Any) -> "Session":
+    from botocore.session import Session
+
+    session = Session(session_vars=variables)
+    session.register_component("data_loader", _data_loader(session.get_config_variable("data_path")))
+    return session
+
+
+def preload() -> None:
+    """Import boto3 and read what every client needs, without connecting to anything."""
+    BedrockText("local.preload", None, "http://127.0.0.1")._runtime.make_client()

@@ -9,11 +9,11 @@ from temporalio import activity
 from activities.cache_guard import agree, normalised
 from activities.embedding_models import is_e5
 from activities.models import (
-    CacheCheckParams,
     CacheCheckResult,
     CacheEntry,
     CacheLookup,
     CacheScope,
+    DatedCacheCheck,
     InvalidateCacheParams,
     InvalidateCacheResult,
 )
@@ -70,10 +70,10 @@ class CacheActivities:
         self._threshold = threshold
 
     @activity.defn
-    async def cached_answer(self, params: CacheCheckParams) -> CacheCheckResult:
+    async def cached_answer(self, params: DatedCacheCheck) -> CacheCheckResult:
         """The unexpired answer to exactly this query, found without embedding it."""
         store = await self._store()
-        now = datetime.now(UTC)
+        now = params.now or datetime.now(UTC)
         entry = await store.cached_answer(params.user_id, query_hash(params.query), now, params)
         return _hit(entry, 1.0, now) if entry else CacheCheckResult(hit=False)
 
@@ -81,7 +81,7 @@ class CacheActivities:
     async def similar_answer(self, lookup: CacheLookup) -> CacheCheckResult:
         """The unexpired answer to the nearest query that is similar enough and, by the guard, asks for the same."""
         store = await self._store()
-        now = datetime.now(UTC)
+        now = lookup.now or datetime.now(UTC)
         matches = await store.nearest_cached(lookup.user_id, lookup.embedding, now, lookup)
         for match in matches:
             threshold = self._threshold_of(lookup)
@@ -97,7 +97,8 @@ class CacheActivities:
         """Store an answer, and drop those of all users that have expired."""
         store = await self._store()
         await store.put_cache_entry(entry)
-        await store.purge_expired(datetime.now(UTC))
+        # The entry is dated by Temporal's clock, or by its caller. This worker's may be ahead of either.
+        await store.purge_expired(min(entry.created_at, datetime.now(UTC)))
 
     @activity.defn
     async def invalidate_cached(self, params: InvalidateCacheParams) -> InvalidateCacheResult:

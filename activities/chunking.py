@@ -1,15 +1,31 @@
 """Cutting documents into chunks along what they are made of: sections, paragraphs, tables, code, pages."""
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any
 
 # The libraries are imported by what uses them: only the processes that read documents do.
 
-CHUNKING_VERSION = "structure v2"
+CHUNKING_VERSION = "structure v3"
 """Part of every content hash."""
+
+
+TITLE_CHARACTERS = 300
+"""Length of a title or heading in what a chunk says of itself: each carries all of those above it."""
+
+
+LINE_CHARACTERS = 20_000
+"""Length beyond which a line of running text is cut before it is split into chunks."""
+
+_LONG_LINE = re.compile(rf"[^\n]{{{LINE_CHARACTERS + 1},}}")
+
+
+def shortened(title: str) -> str:
+    """A title as chunks carry it."""
+    return title if len(title) <= TITLE_CHARACTERS else title[: TITLE_CHARACTERS - 1].rstrip() + "…"
 
 
 @dataclass(frozen=True)
@@ -109,21 +125,27 @@ class _Splitting:
         self._parser = MarkdownIt("commonmark").enable("table")
 
     def pieces(self, part: Part) -> Iterator[Piece]:
+        part = replace(part, headings=tuple(map(shortened, part.headings)))
         if part.table_header:
             for text in self._rows(part.table_header, part.text.splitlines()):
                 yield Piece(text, part.headings, part.page)
         elif not part.markdown:
-            for text in self._plain.chunks(part.text):
+            for text in self._running(part.text):
                 yield Piece(text, part.headings, part.page)
         else:
             yield from self._sections(part)
+
+    def _running(self, text: str) -> Iterator[str]:
+        """Running text in pieces."""
+        for stretch in _stretches(text):
+            yield from self._plain.chunks(stretch)
 
     def _rows(self, header: str, rows: Sequence[str]) -> Iterator[str]:
         """A table in pieces, its header above each."""
         room = self._tokens - count_tokens(header)
         if room < self._tokens // 4:
             # So wide a header leaves no room for what it heads.
-            yield from self._plain.chunks("\n".join([header, *rows]))
+            yield from self._running("\n".join([header, *rows]))
             return
         gathered: list[str] = []
         used = 0
@@ -133,7 +155,7 @@ class _Splitting:
                 yield "\n".join([header, *gathered])
                 gathered, used = [], 0
             if size > room:
-                yield from self._plain.chunks(f"{header}\n{row}")
+                yield from self._running(f"{header}\n{row}")
             else:
                 gathered.append(row)
                 used += size
@@ -181,11 +203,26 @@ class _Splitting:
                 )
                 if title.strip():
                     level = int(token.tag[1])
-                    above = [*(one for one in above if one[0] < level), (level, " ".join(title.split()))]
+                    above = [*(one for one in above if one[0] < level), (level, shortened(" ".join(title.split())))]
                     headings.append(_Heading(begin, end, tuple(title for _, title in above)))
             elif token.type == "table_open" and count_tokens(text[begin:end]) > self._tokens:
                 tables.append((begin, end))
         return headings, tables
+
+
+def _stretches(text: str) -> Iterator[str]:
+    """A text whose very long lines are cut: for each chunk, the splitter measures all that is left of a line."""
+    start = 0
+    for line in _LONG_LINE.finditer(text):
+        yield text[start : line.start()]
+        start = line.start()
+        while line.end() - start > LINE_CHARACTERS:
+            least, most = start + LINE_CHARACTERS // 2, start + LINE_CHARACTERS
+            ends = (text.rfind(mark, least, most) + len(mark) for mark in (". ", "。", " "))
+            end = next((end for end in ends if end > least), most)
+            yield text[start:end]
+            start = end
+    yield text[start:]
 
 
 def _path(headings: Sequence[_Heading], offsets: Sequence[int], at: int) -> tuple[str, ...]:

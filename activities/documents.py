@@ -12,9 +12,9 @@ from pydantic import TypeAdapter
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.beating import beating
+from activities.beating import beating, beating_for_source
 from activities.bedrock import BedrockEmbeddings
-from activities.chunking import CHUNKING_VERSION, Piece
+from activities.chunking import CHUNKING_VERSION, Piece, shortened
 from activities.errors import failure
 from activities.fetch import WebClient, check_url
 from activities.formats import IMAGE_SUFFIXES, SUFFIXES, suffix_for
@@ -40,7 +40,7 @@ from activities.models import (
     StoredDocument,
 )
 from activities.reading import Reader
-from activities.sources import SourceReader, list_files, selected
+from activities.sources import SourceReader, check_globs, list_files, selected
 from activities.store.base import OpenedStore, document_id
 from activities.store.contents import Contents
 
@@ -99,19 +99,29 @@ class DocumentActivities:
 
     @activity.defn
     async def list_sources(self, params: IngestParams) -> Listing:
-        """List every source that the requests name, each once, in pages that are kept as contents."""
+        """List every source that the requests name, each once, in pages that are kept as contents.
+
+        Raises:
+            ApplicationError: `rejected` for globs that can't be used; what is wrong with a source is in the list.
+        """
         info = activity.info()
         async with beating():
             await self._contents.purge(datetime.now(UTC) - CONTENTS_KEPT)
             found = await self._listed(params)
             total, pages = 0, list[str]()
-            while page := await asyncio.to_thread(lambda: list(islice(found, PAGE_SOURCES))):
-                pages.append(f"{info.workflow_id}-sources-{len(pages)}")
-                await self._contents.put(pages[-1], _SOURCES.dump_json(page))
-                total += len(page)
+            try:
+                while page := await asyncio.to_thread(lambda: list(islice(found, PAGE_SOURCES))):
+                    pages.append(f"{info.workflow_id}-sources-{len(pages)}")
+                    await self._contents.put(pages[-1], _SOURCES.dump_json(page))
+                    total += len(page)
+            except asyncio.CancelledError:
+                # Nobody will know of them.
+                await self.drop_contents(ContentNames(names=pages))
+                raise
             return Listing(pages=pages, total=total)
 
     async def _listed(self, params: IngestParams) -> Iterator[Source]:
+        check_globs(params.include, params.exclude)
         lists: list[Iterable[Source]] = []
         for request in params.sources:
             if request.path is not None:
@@ -133,11 +143,7 @@ class DocumentActivities:
             if not error.non_retryable and activity.info().attempt < FETCH_ATTEMPTS:
                 raise
             return [Source(source=url, error=error.message)]
-        return [
-            Source(source=page, url=page)
-            for page in pages
-            if selected(urlsplit(page).path.strip("/"), params.include, params.exclude)
-        ]
+        return [page for page in map(_page, pages) if page.url is None or _is_selected(page.url, params)]
 
     @activity.defn
     async def listed_sources(self, page: ContentName) -> SourceList:
@@ -169,7 +175,7 @@ class DocumentActivities:
     async def look_at_source(self, params: SourceParams) -> SourceLook:
         """What a source is, and whether anything is left to do for it."""
         source = params.source
-        async with beating():
+        async with beating_for_source():
             try:
                 suffix = _suffix(source)
                 content = await self._sources.read(source, params.roots)
@@ -202,7 +208,7 @@ class DocumentActivities:
             ApplicationError: retryable ones only. What is wrong with the source itself is in the outcome.
         """
         source, progress = params.source, [0, 0]
-        async with beating(progress):
+        async with beating_for_source(progress):
             try:
                 suffix = _suffix(source)
                 content = await self._sources.read(source, params.roots)
@@ -230,7 +236,7 @@ class DocumentActivities:
                     position=position,
                     text=piece.text,
                     embedding=b"",
-                    metadata=_metadata(title, piece),
+                    metadata=_metadata(shortened(title), piece),
                 )
                 for position, piece in enumerate(document.pieces)
             ]
@@ -269,6 +275,17 @@ class DocumentActivities:
         for name in contents.names:
             await self._contents.drop(name)
 
+    @activity.defn
+    async def drop_listing(self, pages: ContentNames) -> None:
+        """Drop the pages of a listing, and what its sources still hold."""
+        for name in pages.names:
+            content = await self._contents.get(name)
+            if content is not None:
+                for source in _SOURCES.validate_json(content):
+                    if source.content is not None:
+                        await self._contents.drop(source.content)
+                await self._contents.drop(name)
+
     # What is stored
 
     @activity.defn
@@ -305,6 +322,19 @@ def _held(request: SourceRequest) -> Source:
         media_type=request.media_type,
         error=request.error,
     )
+
+
+def _page(url: str) -> Source:
+    """A page that a sitemap names, called as if it had been named itself."""
+    try:
+        checked = check_url(url)
+    except ApplicationError as error:
+        return Source(source=shortened(url), error=error.message)
+    return Source(source=checked, url=checked)
+
+
+def _is_selected(url: str, params: IngestParams) -> bool:
+    return selected(urlsplit(url).path.strip("/"), params.include, params.exclude)
 
 
 def _each_once(sources: Iterable[Source]) -> Iterator[Source]:

@@ -3,6 +3,7 @@
 import asyncio
 import email.message
 import email.utils
+import re
 import socket
 import time
 import zlib
@@ -33,6 +34,8 @@ CRAWL_DELAY_SECONDS = 30.0
 """The longest Crawl-delay that is kept."""
 RETRY_AFTER = timedelta(minutes=10)
 """The longest Retry-After that is kept."""
+URL_CHARACTERS = 4_096
+"""Length of an address, at most."""
 SITEMAPS = 1000
 """Sitemaps that an index may name."""
 
@@ -41,6 +44,15 @@ Network = IPv4Network | IPv6Network
 
 _UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
+_SPECIAL_4 = tuple(map(IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")))
+_SPECIAL_6 = tuple(map(IPv6Network, ("2001::/23", "3fff::/20")))
+"""What Python, depending on its version, takes to be global: networks of IANA's registries of special-purpose
+addresses, and the address at which Azure tells a machine of itself."""
+_WEB_ENCODINGS = {"iso-8859-1": "cp1252", "us-ascii": "cp1252", "gb2312": "gb18030", "shift_jis": "cp932"}
+"""What browsers take for the names that pages give to their encodings (WHATWG Encoding Standard)."""
+_ENCODING_NAME = re.compile(
+    r"utf-16(le|be)?|utf-32|(windows-|cp|iso-8859-|latin-?)\d+|koi8-[ru]|gbk|gb18030|big5|euc-\w+|iso-2022-jp"
+)
 _PASSING = frozenset({408, 425, 429})
 
 
@@ -52,7 +64,7 @@ class Page:
         url: Where it was found after all redirects.
         media_type: Lower case, without parameters.
         filename: What the server calls it, or the last segment of its path.
-        content: Its bytes, decoded.
+        content: Its bytes, decoded; those of a text in UTF-8 where the server says what they are.
     """
 
     url: str
@@ -67,6 +79,8 @@ def check_url(url: str) -> str:
     Raises:
         ApplicationError: `rejected` for one that may not, whatever is behind it.
     """
+    if len(url) > URL_CHARACTERS:
+        raise failure("rejected", f"The URL is longer than {URL_CHARACTERS:,} characters.")
     try:
         parsed = httpx2.URL(url.strip())
         host, port = parsed.host, parsed.port or 0
@@ -86,12 +100,14 @@ def check_url(url: str) -> str:
 def is_public(address: Address) -> bool:
     """Whether an address belongs to the public internet, and every IPv4 address that it stands for does too."""
     if isinstance(address, IPv4Address):
-        return address.is_global and not address.is_multicast and not address.is_reserved
+        is_special = address.is_multicast or address.is_reserved or any(address in network for network in _SPECIAL_4)
+        return address.is_global and not is_special
     if address in _NAT64:
         return is_public(IPv4Address(int(address) & 0xFFFFFFFF))
     # Mapped, site-local, unique local, link-local and multicast addresses are all outside of global unicast.
-    inner = [address.sixtofour, *(address.teredo or ())]
-    return address in _UNICAST and address.is_global and all(is_public(one) for one in inner if one is not None)
+    if address not in _UNICAST or not address.is_global or any(address in network for network in _SPECIAL_6):
+        return False
+    return address.sixtofour is None or is_public(address.sixtofour)
 
 
 class _RefusedError(Exception):
@@ -198,7 +214,10 @@ class WebClient:
                 filename = _filename(response)
                 if not accepts(media_type, filename):
                     raise failure("rejected", f"Pages of type {media_type or '(none)'} can't be read.")
-                return Page(url, media_type, filename, await self._body(response, self._max_bytes))
+                content = await self._body(response, self._max_bytes)
+                if media_type.startswith("text/") or media_type == "application/xhtml+xml":
+                    content = _in_utf8(content, response.charset_encoding)
+                return Page(url, media_type, filename, content)
         raise failure("rejected", f"It redirects more than {REDIRECTS} times.")
 
     async def sitemap(self, url: str, limit: int) -> list[str]:
@@ -372,6 +391,24 @@ def _retry_after(response: httpx2.Response) -> timedelta | None:
     except (ValueError, TypeError):
         return None
     return min(max(wait, timedelta()), RETRY_AFTER)
+
+
+def _in_utf8(content: bytes, encoding: str | None) -> bytes:
+    """A text in UTF-8, if it is in the encoding that the server says it has."""
+    name = (encoding or "").lower()
+    name = _WEB_ENCODINGS.get(name, name)
+    if not _ENCODING_NAME.fullmatch(name):
+        return content
+    try:
+        # Many a server says of all of its texts what was the default once.
+        if not content.isascii() and content.decode():
+            return content
+    except UnicodeDecodeError:
+        pass
+    try:
+        return content.decode(name).encode()
+    except (LookupError, UnicodeError):
+        return content
 
 
 def _filename(response: httpx2.Response) -> str:

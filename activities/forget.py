@@ -5,6 +5,7 @@ import json
 
 from temporalio import activity
 
+from activities.beating import beating
 from activities.embedding_models import is_e5
 from activities.errors import failure
 from activities.models import (
@@ -91,19 +92,20 @@ class ForgetActivities:
 
         Counts go with the heartbeats, so that those of an attempt that was cut short are kept, but for its last second.
         """
-        store = await self._store()
         total = Forgotten()
         for counts in activity.info().heartbeat_details:
             total = Forgotten.model_validate(counts)
         ids = target.ids or []
         parts = [target.model_copy(update={"ids": ids[start : start + BATCH]}) for start in range(0, len(ids), BATCH)]
-        for part in parts or [target]:
-            complete = False
-            while not complete:
-                removed = await store.forget(part, BATCH)
-                total.messages += removed.messages
-                total.memories += removed.memories
-                total.cached_answers += removed.cached_answers
-                complete = removed.complete
-                activity.heartbeat(total)
+        async with beating([total]):
+            store = await self._store()
+            for part in parts or [target]:
+                complete = False
+                while not complete:
+                    removed = await store.forget(part, BATCH)
+                    total.messages += removed.messages
+                    total.memories += removed.memories
+                    total.cached_answers += removed.cached_answers
+                    complete = removed.complete
+                    activity.heartbeat(total)
         return total

@@ -12,6 +12,7 @@ import posixpath
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -61,6 +62,11 @@ _MEDIA_TYPES = {
 }
 _VAGUE = frozenset({"", "application/octet-stream", "text/plain", "binary/octet-stream"})
 """Types that servers and clients give to what they don't know."""
+_ENCODINGS = (
+    *("cp1252", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "iso8859_2"),
+    *("cp932", "euc_jp", "gb18030", "big5", "cp949"),
+)
+"""Encodings of texts that aren't in UTF-8: those that were the default somewhere. All others are likelier mistakes."""
 _OLE = b"\xd0\xcf\x11\xe0"
 """How the files of older Office formats begin, and encrypted ones of today's."""
 
@@ -97,6 +103,7 @@ def parse(content: bytes, suffix: str) -> Document:
         document = _READERS[suffix](content)
         if sum(len(part.text) for part in document.parts) > MAX_TEXT:
             raise failure("over_limit", f"It holds more than {MAX_TEXT // 1024 // 1024} MiB of text. Split it.")
+        document = _encodable(document)
     except ApplicationError:
         raise
     except MemoryError:
@@ -107,6 +114,33 @@ def parse(content: bytes, suffix: str) -> Document:
         # Every library has errors of its own for what is damaged.
         raise failure("rejected", f"It is damaged, or no {suffix} file ({type(error).__name__}).") from None
     return document
+
+
+_UNENCODABLE = re.compile(r"[\ud800-\udfff\0]")
+
+
+def _encodable(document: Document) -> Document:
+    """A document of characters only: halves of one are joined, those that miss the other and NULs are marked as such.
+
+    JSON, RTF and mail can hold what no encoding has.
+    """
+
+    def mended(text: str) -> str:
+        if not _UNENCODABLE.search(text):
+            return text
+        whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return whole.replace("\0", "\ufffd")
+
+    parts = [
+        replace(
+            part,
+            text=mended(part.text),
+            headings=tuple(map(mended, part.headings)),
+            table_header=mended(part.table_header),
+        )
+        for part in document.parts
+    ]
+    return Document(document.title and mended(document.title), parts)
 
 
 def decode(content: bytes) -> str:
@@ -131,9 +165,14 @@ def decode(content: bytes) -> str:
     except UnicodeDecodeError:
         from charset_normalizer import from_bytes
 
-        best = from_bytes(content).best()
+        found = from_bytes(content, cp_isolation=list(_ENCODINGS)) or from_bytes(content)
+        best = found.best()
         if best is None:
             raise failure("rejected", "It isn't text, or of an unknown encoding. Convert it to UTF-8.") from None
+        for match in found:
+            # Of encodings that fit as well, the most common one by far: it shares most letters with its neighbours.
+            if match.encoding == "cp1252" and match.chaos <= best.chaos and match.coherence >= best.coherence - 0.05:
+                return str(match)
         return str(best)
 
 

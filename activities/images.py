@@ -4,7 +4,7 @@ from typing import Literal
 
 from temporalio import activity
 
-from activities.beating import beating
+from activities.beating import beating_for_source
 from activities.bedrock import BedrockText
 from activities.models import GenerateParams, ImageDescription, ImageParams, PreparedImage
 from activities.reading import Reader
@@ -43,7 +43,7 @@ class ImageActivities:
         """Turn an image upright, convert its colours to sRGB and shrink it, as PNG or JPEG without metadata."""
         # The workflow's id: an activity that runs twice writes the same content.
         name = f"{activity.info().workflow_id}-prepared"
-        async with beating():
+        async with beating_for_source():
             content = await self._sources.read(params.source, params.roots)
             prepared = await self._reader.prepare_image(content, self._max_side)
             await self._contents.put(name, prepared.content)
@@ -56,7 +56,7 @@ class ImageActivities:
         Raises:
             ApplicationError: as `BedrockText.generate`.
         """
-        async with beating():
+        async with beating_for_source():
             return await self._describe(image)
 
     async def _describe(self, image: PreparedImage) -> ImageDescription:

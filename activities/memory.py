@@ -12,6 +12,7 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
+from activities.beating import beating
 from activities.bedrock import BedrockText
 from activities.consolidation import GROUP_CHARACTERS, duplicate_cosine, group_content, group_of, newest_first
 from activities.embedding_models import unrelated_cosine
@@ -182,21 +183,22 @@ class MemoryActivities:
     @activity.defn
     async def assess_message(self, key: MessageKey) -> Assessment | None:
         """Importance and summary of a message, from the language model or by the heuristic; None where it is gone."""
-        store = await self._store()
-        message = await store.read_message(key.user_id, key.message_id)
-        if message is None:
-            return None
-        if not self._text.generative:
+        async with beating():
+            store = await self._store()
+            message = await store.read_message(key.user_id, key.message_id)
+            if message is None:
+                return None
+            if not self._text.generative:
+                return heuristic_assessment(message.text)
+            params = GenerateParams(
+                system=ASSESS, prompt=message.text, max_tokens=300, answer_schema=Assessment.model_json_schema()
+            )
+            for _ in range(ASSESSMENTS):
+                answer = await self._text.generate(params)
+                if assessment := read_assessment(answer.text):
+                    return assessment
+            activity.logger.warning("the text model's assessment isn't the JSON asked for: using the heuristic")
             return heuristic_assessment(message.text)
-        params = GenerateParams(
-            system=ASSESS, prompt=message.text, max_tokens=300, answer_schema=Assessment.model_json_schema()
-        )
-        for _ in range(ASSESSMENTS):
-            answer = await self._text.generate(params)
-            if assessment := read_assessment(answer.text):
-                return assessment
-        activity.logger.warning("the text model's assessment isn't the JSON asked for: using the heuristic")
-        return heuristic_assessment(message.text)
 
     @activity.defn
     async def form_memory(self, params: FormMemoryParams) -> FormedMemory | None:
@@ -239,8 +241,10 @@ class MemoryActivities:
         lines = (f"{child.created_at:%Y-%m-%d}: {child.content}" for child in reversed(group.children))
         material = fenced("\n".join(lines)[:GROUP_CHARACTERS])
         prompt = f"<material>\n{material}\n</material>"
+        params = GenerateParams(system=SUMMARISE_GROUP, prompt=prompt, max_tokens=200)
         try:
-            answer = await self._text.generate(GenerateParams(system=SUMMARISE_GROUP, prompt=prompt, max_tokens=200))
+            async with beating():
+                answer = await self._text.generate(params)
         except ApplicationError as error:
             if not error.non_retryable:
                 raise

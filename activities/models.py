@@ -554,7 +554,13 @@ class CacheCheckParams(CacheScope):
     threshold: float | None = None
 
 
-class CacheLookup(CacheCheckParams):
+class DatedCacheCheck(CacheCheckParams):
+    now: AwareDatetime | None = Field(
+        default=None, description="As of when answers have expired, by Temporal's clock: workers' may be wrong."
+    )
+
+
+class CacheLookup(DatedCacheCheck):
     """A look-up with its query already embedded."""
 
     embedding: bytes

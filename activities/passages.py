@@ -34,7 +34,7 @@ ATTRIBUTE_CHARACTERS = 200
 
 SPEAKERS: dict[MessageType, str] = {"human": "said by the user", "ai": "said by the assistant"}
 
-_OWN_TAG = r"(?=\s*/?\s*passages?\b)"
+_OWN_TAG = r"(?=\s*/?\s*passage)"
 _OPENING = re.compile(rf"<{_OWN_TAG}|&(?:amp;)*lt;{_OWN_TAG}", re.IGNORECASE)
 _CLOSED = re.compile(rf"&((?:amp;)*)lt;{_OWN_TAG}", re.IGNORECASE)
 _PASSAGE = re.compile(r'<passage number="(\d+)"([^>]*)>\n(.*?)\n</passage>', re.DOTALL)

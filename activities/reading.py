@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -66,7 +67,8 @@ class Reader:
         """The chunks of a document.
 
         Raises:
-            ApplicationError: as `formats.parse`, and `over_limit` where it takes too long or too much memory.
+            ApplicationError: as `formats.parse`; `over_limit` where it takes too long or too much memory, and
+                `unavailable` where there is no process to read it.
         """
         return await self._run(_read, content, suffix, self._tokens, self._overlap)
 
@@ -83,21 +85,33 @@ class Reader:
     async def _run(self, function: Callable[..., Result], *arguments: object) -> Result:
         if self._limiter is None:
             self._limiter = CapacityLimiter(PROCESSES)
-        try:
-            async with self._limiter:
-                with anyio.fail_after(self._seconds):
-                    result = await to_process.run_sync(
-                        _limited, function, self._seconds, *arguments, cancellable=True, limiter=_unlimited()
-                    )
-        except TimeoutError:
-            raise failure("over_limit", f"Reading it takes longer than {self._seconds:g} seconds. Split it.") from None
-        except anyio.BrokenWorkerProcess:
-            raise failure(
-                "over_limit", "The process that read it was ended: it is damaged, or takes too much memory. Split it."
-            ) from None
+        async with self._limiter:
+            result = await self._try(function, *arguments, again=True)
         if isinstance(result, _Refusal):
             raise failure(result.kind, result.message)
         return result
+
+    async def _try(self, function: Callable[..., Result], *arguments: object, again: bool) -> Result | _Refusal:
+        """Run a function in a process; in another one where the first was ended: a bad document ends that, too.
+
+        Raises:
+            ApplicationError: `over_limit` where it takes too long or ends its process, `unavailable` where there is
+                none.
+        """
+        try:
+            with anyio.move_on_after(self._seconds):
+                return await to_process.run_sync(
+                    _limited, function, self._seconds, *arguments, cancellable=True, limiter=_unlimited()
+                )
+        except TimeoutError:
+            raise failure("unavailable", "No process could be started to read it; the call is retried") from None
+        except anyio.BrokenWorkerProcess:
+            if again:
+                return await self._try(function, *arguments, again=False)
+            raise failure(
+                "over_limit", "The process that read it was ended: it is damaged, or takes too much memory. Split it."
+            ) from None
+        raise failure("over_limit", f"Reading it takes longer than {self._seconds:g} seconds. Split it.")
 
 
 def _unlimited() -> CapacityLimiter:
@@ -126,6 +140,9 @@ def _limited(function: Callable[..., Result], seconds: float, *arguments: object
 @cache
 def _watch_parent() -> None:
     """Limit this process's memory, and end it with the one that started it, even in the middle of a document."""
+    # What ends a whole group of processes, such as Ctrl-C, leaves the worker to say what becomes of the document.
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, resource.getrlimit(resource.RLIMIT_AS)[1]))
     born_of = os.getppid()
 

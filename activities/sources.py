@@ -19,6 +19,20 @@ READABLE = SUFFIXES | IMAGE_SUFFIXES
 _GLOB = glob.GLOBSTAR | glob.BRACE | glob.MATCHBASE
 
 
+def check_globs(include: Sequence[str], exclude: Sequence[str]) -> None:
+    """Make sure that globs can be used.
+
+    Raises:
+        ApplicationError: `rejected` where they can't, such as where they stand for too many patterns.
+    """
+    for name, patterns in (("include", include), ("exclude", exclude)):
+        try:
+            glob.translate(patterns, flags=_GLOB)
+        except Exception as error:
+            # The library doesn't publish the class of what it raises for braces that stand for thousands of patterns.
+            raise failure("rejected", f"{name}: these globs can't be used: {error}.") from None
+
+
 def selected(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
     """Whether globs choose what is called `name`, relative to the folder or site that is looked through.
 

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 from temporalio import activity
 
+from activities.beating import beating
 from activities.bedrock import BedrockText
 from activities.models import (
     ConversationKey,
@@ -107,31 +108,31 @@ class SummaryActivities:
         Returns:
             Whether to do so again: there may be more.
         """
-        store = await self._store()
-        before, messages = await store.unsummarised(key.user_id, key.conversation_id, MESSAGES_AT_ONCE)
-        if not messages:
-            return False
-        lines = lines_of(messages)
-        covered = messages[: len(lines)]
-        said = before.text if before else ""
-        written = await self._text.generate(
-            GenerateParams(system=SUMMARISE, prompt=prompt_of(said, lines), max_tokens=SUMMARY_TOKENS)
-        )
-        times = [message.timestamp for message in covered] + ([before.first_at, before.last_at] if before else [])
-        summary = Summary(
-            user_id=key.user_id,
-            conversation_id=key.conversation_id,
-            summary_id=before.summary_id if before else uuid4().hex,
-            # Of messages without a word in them there is nothing to say.
-            text=cut(written.text.strip(), SUMMARY_CHARACTERS) or said,
-            model_id=written.model_id,
-            messages=len(covered) + (before.messages if before else 0),
-            first_at=min(times),
-            last_at=max(times),
-            updated_at=datetime.now(UTC),
-        )
-        stored = await store.put_summary(summary, [message.message_id for message in covered])
-        return not stored or len(covered) < len(messages) or len(messages) == MESSAGES_AT_ONCE
+        async with beating():
+            store = await self._store()
+            before, messages = await store.unsummarised(key.user_id, key.conversation_id, MESSAGES_AT_ONCE)
+            if not messages:
+                return False
+            lines = lines_of(messages)
+            covered = messages[: len(lines)]
+            said = before.text if before else ""
+            params = GenerateParams(system=SUMMARISE, prompt=prompt_of(said, lines), max_tokens=SUMMARY_TOKENS)
+            written = await self._text.generate(params)
+            times = [message.timestamp for message in covered] + ([before.first_at, before.last_at] if before else [])
+            summary = Summary(
+                user_id=key.user_id,
+                conversation_id=key.conversation_id,
+                summary_id=before.summary_id if before else uuid4().hex,
+                # Of messages without a word in them there is nothing to say.
+                text=cut(written.text.strip(), SUMMARY_CHARACTERS) or said,
+                model_id=written.model_id,
+                messages=len(covered) + (before.messages if before else 0),
+                first_at=min(times),
+                last_at=max(times),
+                updated_at=datetime.now(UTC),
+            )
+            stored = await store.put_summary(summary, [message.message_id for message in covered])
+            return not stored or len(covered) < len(messages) or len(messages) == MESSAGES_AT_ONCE
 
     @activity.defn
     async def recall_summaries(self, params: RecallSummariesParams) -> RecalledSummaries:

@@ -117,7 +117,7 @@ async def http_server(environment: dict[str, str], folder: Path) -> AsyncIterato
     """The address of a `durable-context serve` over HTTP."""
     port = free_port()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "mcp_server.cli", "serve", "--transport", "http", "--port", str(port)),
+        *(sys.executable, "-m", "mcp_server", "serve", "--transport", "http", "--port", str(port)),
         env=environment,
         cwd=folder,
         stdin=asyncio.subprocess.DEVNULL,
@@ -331,7 +331,7 @@ async def measure(rounds: int) -> list[str]:
         await stack.enter_async_context(floor_worker(temporal))
         await stack.enter_async_context(textbook_worker(textbook, direct.activities))
         address = await stack.enter_async_context(http_server(environment, place))
-        serve = server_of(["-m", "mcp_server.cli", "serve"], environment, place)
+        serve = server_of(["-m", "mcp_server", "serve"], environment, place)
         clients = {
             "stdio": await stack.enter_async_context(Client(stdio_client(serve))),
             "http": await stack.enter_async_context(Client(address)),

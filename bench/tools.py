@@ -19,6 +19,7 @@ from activities.models import (
     CacheEntry,
     CacheLookup,
     CacheStoreParams,
+    DatedCacheCheck,
     DocumentQuery,
     EmbedParams,
     HybridSearchParams,
@@ -156,10 +157,11 @@ class DirectCalls:
         return await self._cache.put_cache_entry(entry)
 
     async def look_up(self, params: CacheCheckParams) -> object:
-        identical = await self._cache.cached_answer(params)
+        dated = DatedCacheCheck(**params.model_dump(), now=datetime.now(UTC))
+        identical = await self._cache.cached_answer(dated)
         if identical.hit:
             return identical
-        lookup = CacheLookup(**params.model_dump(), embedding=await self._vector(params.query))
+        lookup = CacheLookup(**dated.model_dump(), embedding=await self._vector(params.query))
         return await self._cache.similar_answer(lookup)
 
 

@@ -24,6 +24,7 @@ from mcp_server.runtime import CallError, Runtime, explain_failure
 from mcp_server.settings import Settings, SettingsError
 from mcp_server.tools.documents import source_request
 from workflows.documents import DataIngestionWorkflow
+from workflows.history import under_way
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ async def ingest(
                     id_conflict_policy=WorkflowIDConflictPolicy.TERMINATE_EXISTING,
                 )
                 task = bar.add_task("looking for sources", total=None)
-                _add(result, await _watch(client, handle, bar, task))
+                _add(result, await _watch(handle, bar, task))
                 bar.remove_task(task)
     return _report(result)
 
@@ -138,19 +139,14 @@ def _add(result: IngestResult, more: IngestResult) -> None:
 
 
 async def _watch(
-    client: Client, handle: WorkflowHandle[DataIngestionWorkflow, IngestResult], bar: Progress, task: TaskID
+    handle: WorkflowHandle[DataIngestionWorkflow, IngestResult], bar: Progress, task: TaskID
 ) -> IngestResult:
     """The result of an ingestion; until it is there, its progress."""
     result = asyncio.create_task(handle.result())
     while not result.done():
         with contextlib.suppress(RPCError):
             progress = await handle.query(DataIngestionWorkflow.progress)
-            description = await handle.describe()
-            embedded = total = 0
-            for pending in description.raw_description.pending_activities:
-                if len(pending.heartbeat_details.payloads) == 2:
-                    done, of = await client.data_converter.decode(pending.heartbeat_details.payloads, [int, int])
-                    embedded, total = embedded + done, total + of
+            embedded, total = map(sum, zip((0, 0), *await under_way(await handle.describe()), strict=True))
             if progress.total is not None:
                 text = f"ingesting ({embedded}/{total} chunks under way)" if total else "ingesting"
                 bar.update(task, completed=progress.done, total=progress.total, description=text)

@@ -285,7 +285,7 @@ class Tasks(Extension):
         call = self._call.get()
         return call.takes_tasks or call.can_be_asked
 
-    async def run(self, tool: str, workflow: Any, params: BaseModel) -> CallToolResult:
+    async def run(self, tool: str, workflow: Any, params: BaseModel, held: str | None = None) -> CallToolResult:
         """Answer the present call of a tool with the result of its workflow, or with what went wrong as a tool error.
 
         The work goes on whether or not anybody waits for it; only `notifications/cancelled` ends it with the call.
@@ -294,10 +294,12 @@ class Tasks(Extension):
             tool: Its name, with which the workflow's id begins.
             workflow: The workflow class.
             params: Its argument.
+            held: Name of a content that was held for it.
         """
         call, settings = self._call.get(), self._runtime.settings
         workflow_id, memo = self._identify(call, tool, params)
         deadline = time.monotonic() + settings.call_timeout_seconds
+        is_needed = True
         try:
             if call.key is not None:
                 # Whose work it is isn't known yet: cancelling the call must not end another's.
@@ -306,9 +308,17 @@ class Tasks(Extension):
             async with self._cancelled_with(call, workflow_id):
                 if call.key is None:
                     handle = await self._runtime.start(workflow, params, workflow_id, memo, deadline)
-                return await self._await(call, handle, deadline)
+                result = await self._await(call, handle, deadline)
+                # The workflow drops it at its end. Where that was before this call held it again, nobody else would.
+                is_needed = False
+                return result
         except CallError as error:
+            # What was never begun needs nothing, unless another call of the same key has begun it.
+            is_needed = error.workflow_id is not None or call.key is not None
             return error_of(str(error), error.workflow_id)
+        finally:
+            if held is not None and not is_needed:
+                await self._drop(held)
 
     def _identify(self, call: _Call, tool: str, params: BaseModel) -> tuple[str, dict[str, Any]]:
         """The id and the memo of the workflow that a call runs."""
@@ -339,6 +349,13 @@ class Tasks(Extension):
         except ApplicationError as error:
             raise ToolError(error.message) from None
         return name
+
+    async def _drop(self, name: str) -> None:
+        """Drop a content; where that can't be done now it goes with those that are too old."""
+        from temporalio.exceptions import ApplicationError
+
+        with contextlib.suppress(ApplicationError):
+            await self._runtime.contents.drop(name)
 
     async def _check_same(self, call: _Call, workflow_id: str, arguments: str) -> None:
         state = await self._state_of(call.owner, workflow_id)
@@ -677,6 +694,8 @@ class Tasks(Extension):
                 status = "input_required"
             elif (reason := self._runtime.why_it_waits(description)) is not None:
                 parts["message"] = reason
+            elif progress.get("share"):
+                memo, parts["message"] = await _closer(description, memo)
         else:
             updated = description.close_time or updated
             kept = await self._kept()
@@ -757,6 +776,22 @@ def _protocol_error(error: BaseException) -> MCPError | None:
             return MCPError(int(cause.details[0]), cause.message)
         cause = cause.__cause__
     return None
+
+
+async def _closer(
+    description: "WorkflowExecutionDescription", memo: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], str]:
+    """A memo whose progress counts the parts of what is under way, and what that is in words."""
+    from workflows.history import under_way
+
+    progress: dict[str, Any] = memo["progress"]
+    found = [(done, total) for done, total in await under_way(description) if total]
+    if not found:
+        return memo, progress["message"]
+    fraction = progress["fraction"] + progress["share"] * sum(done / total for done, total in found)
+    done, total = map(sum, zip(*found, strict=True))
+    message = f"{progress['message']} {done} of {total} chunks of what is under way are embedded."
+    return {**memo, "progress": {**progress, "fraction": fraction, "message": message}}, message
 
 
 def _plain(responses: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn, cast
 
 import anyio
 
+from mcp_server.local.forkserver import is_forked, tell_caller
 from mcp_server.runtime import Runtime
 from mcp_server.settings import Settings, SettingsError
 
@@ -60,6 +61,7 @@ def end_process(status: int = 0) -> NoReturn:
     logging.shutdown()
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.flush()
+    tell_caller(status)
     os._exit(status)
 
 
@@ -109,7 +111,8 @@ async def serve_stdio(server: "DurableContextServer") -> NoReturn:
 
     Work that is still under way goes on when a worker next has it.
     """
-    ended = watch_for_end(parent=True)
+    # The host's process is the parent of whoever asked for this one, and that one watches it.
+    ended = watch_for_end(parent=not is_forked())
     async with server.runtime.running():
         serving = asyncio.create_task(_run_stdio(server))
         waiting = asyncio.create_task(ended.wait())

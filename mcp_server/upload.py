@@ -1,6 +1,7 @@
 """`POST /upload`: documents over plain HTTP, as multipart files and URLs."""
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -92,12 +93,22 @@ class Uploads:
                 include=_all(form, "include", _GLOB),
                 exclude=_all(form, "exclude", _GLOB),
             )
-            for _, file in form.multi_items():
-                if isinstance(file, UploadFile):
-                    params.sources.append(await self._hold(file))
-        if not params.sources:
-            raise HTTPException(400, "There is no file and no url in the form.")
-        task_id = await self._server.tasks.begin(owner, "ingest_documents", DataIngestionWorkflow, params)
+            files = _files(form)
+            if not params.sources and not files:
+                raise HTTPException(400, "There is no file and no url in the form.")
+            try:
+                for name, file in files.items():
+                    params.sources.append(await self._hold(name, file))
+            except BaseException:
+                await self._drop(params.sources)
+                raise
+        try:
+            task_id = await self._server.tasks.begin(owner, "ingest_documents", DataIngestionWorkflow, params)
+        except CallError as error:
+            # One that names a workflow may have been started after all, and needs its files.
+            if error.workflow_id is None:
+                await self._drop(params.sources)
+            raise
         while True:
             task = await self._server.tasks.stands(owner, task_id)
             if task.status not in ("working", "input_required") or time.monotonic() >= deadline:
@@ -145,12 +156,15 @@ class Uploads:
             if not isinstance(value, UploadFile) and name not in _FIELDS:
                 raise HTTPException(400, f"There is no field '{name}'. The fields are: files, {', '.join(_FIELDS)}.")
 
-    async def _hold(self, file: UploadFile) -> SourceRequest:
+    async def _drop(self, sources: list[SourceRequest]) -> None:
+        """Keep nothing of files that won't be ingested."""
+        with contextlib.suppress(ApplicationError):
+            for source in sources:
+                if source.content is not None:
+                    await self._server.runtime.contents.drop(source.content)
+
+    async def _hold(self, name: str, file: UploadFile) -> SourceRequest:
         """Keep a file where the workflow finds it."""
-        try:
-            name = _SOURCE.validate_python(file.filename or "")
-        except ValidationError:
-            raise HTTPException(400, "Every file needs a name, without control characters.") from None
         request = SourceRequest(name=name, media_type=file.content_type or "")
         most = self._server.runtime.settings.ingest_max_bytes
         if (file.size or 0) > most:
@@ -167,6 +181,27 @@ class Uploads:
         except ApplicationError as error:
             raise HTTPException(503, error.message) from None
         return request
+
+
+def _files(form: FormData) -> dict[str, UploadFile]:
+    """The files of a form by their names.
+
+    Raises:
+        HTTPException: where a file has none, or two have the same.
+    """
+    files: dict[str, UploadFile] = {}
+    for _, file in form.multi_items():
+        if isinstance(file, UploadFile):
+            try:
+                name = _SOURCE.validate_python(file.filename or "")
+            except ValidationError:
+                raise HTTPException(400, "Every file needs a name, without control characters.") from None
+            if name in files:
+                raise HTTPException(
+                    400, f"Two files are called {name}, so that one would replace the other. Rename one."
+                )
+            files[name] = file
+    return files
 
 
 def _all(form: FormData, name: str, kind: TypeAdapter[str]) -> list[str]:

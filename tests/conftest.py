@@ -95,7 +95,7 @@ def user() -> str:
 
 def command(*arguments: str) -> list[str]:
     """The command line of `durable-context`, as a process of this Python."""
-    return [sys.executable, "-m", "mcp_server.cli", *arguments]
+    return [sys.executable, "-m", "mcp_server", *arguments]
 
 
 def environment(home: Path, **settings: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ with workflow.unsafe.imports_passed_through():
         CacheLookup,
         CacheStoreParams,
         CacheStoreResult,
+        DatedCacheCheck,
         EmbedParams,
         InvalidateCacheParams,
         InvalidateCacheResult,
@@ -52,11 +53,12 @@ class CacheStorageWorkflow:
 class SemanticCacheCheckWorkflow:
     @workflow.run
     async def run(self, params: CacheCheckParams) -> CacheCheckResult:
-        identical = await step(CacheActivities.cached_answer, params, give_up=READ_GIVE_UP)
+        dated = DatedCacheCheck(**params.model_dump(), now=workflow.now())
+        identical = await step(CacheActivities.cached_answer, dated, give_up=READ_GIVE_UP)
         if identical.hit:
             return identical
         embedded = await step(BedrockActivities.embed, _query(params.query), give_up=READ_GIVE_UP)
-        lookup = CacheLookup(**params.model_dump(), embedding=embedded.vectors[0])
+        lookup = CacheLookup(**dated.model_dump(), embedding=embedded.vectors[0])
         return await step(CacheActivities.similar_answer, lookup, give_up=READ_GIVE_UP)
 
 

@@ -70,15 +70,34 @@ class DataIngestionWorkflow:
 
     @workflow.run
     async def run(self, params: IngestParams) -> IngestResult:
-        if self._listing is None:
-            report("listing", message="Looking for sources.")
-            self._listing = await _durably(DocumentActivities.list_sources, params, params.files_queue)
-        await asyncio.gather(*(self._work(self._listing) for _ in range(CONCURRENCY)))
+        workers: list[asyncio.Task[None]] = []
+        try:
+            if self._listing is None:
+                report("listing", message="Looking for sources.")
+                self._listing = await _durably(DocumentActivities.list_sources, params, params.files_queue)
+                self._report(self._listing.total)
+            workers += [asyncio.create_task(self._work(self._listing)) for _ in range(CONCURRENCY)]
+            await asyncio.gather(*workers)
+        except (asyncio.CancelledError, FailureError):
+            await self._abandon(workers)
+            raise
         if self._page < len(self._listing.pages):
             state = IngestState(listing=self._listing, page=self._page, taken=self._taken, result=self._result)
             workflow.continue_as_new(params.model_copy(update={"sources": [], "state": state}))
         await step(DocumentActivities.drop_contents, ContentNames(names=self._listing.pages))
         return self._result
+
+    async def _abandon(self, workers: list[asyncio.Task[None]]) -> None:
+        """Keep nothing of what won't be ingested any more."""
+        if self._listing is None:
+            held = [request.content for request in self._params.sources if request.content]
+            await step(DocumentActivities.drop_contents, ContentNames(names=held))
+            return
+        for worker in workers:
+            worker.cancel()
+        # Each drops what it has under way.
+        await workflow.wait(workers)
+        await step(DocumentActivities.drop_listing, ContentNames(names=self._listing.pages))
 
     @workflow.query
     def progress(self) -> IngestProgress:
@@ -125,11 +144,12 @@ class DataIngestionWorkflow:
             fine = [index for index, one in enumerate(result.sources) if one.status in ("stored", "unchanged")]
             del result.sources[fine[-1] if fine else -1]
 
-    def _report(self, total: int, source: str) -> None:
+    def _report(self, total: int, last: str = "") -> None:
         now = workflow.now()
-        if self._reported is None or now - self._reported >= REPORT_EVERY:
+        if total and (self._reported is None or now - self._reported >= REPORT_EVERY):
             self._reported = now
-            report("ingesting", self._done / total, f"{self._done} of {total} sources are done; the last was {source}.")
+            message = f"{self._done} of {total} sources are done{f'; the last was {last}' if last else ''}."
+            report("ingesting", self._done / total, message, 1 / total)
 
     async def _ingest(self, source: Source) -> SourceOutcome:
         if source.error is not None:

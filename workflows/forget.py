@@ -17,7 +17,7 @@ with workflow.unsafe.imports_passed_through():
         ForgetResult,
         ForgetTarget,
     )
-    from workflows.steps import DURABLY, READ_GIVE_UP, WRITE_GIVE_UP, Questions, report, step
+    from workflows.steps import DURABLY, HEARTBEAT, READ_GIVE_UP, WRITE_GIVE_UP, Questions, report, step
 
 CONFIRM = "Forget everything that is remembered of you: all messages, memories and cached answers? It can't be undone."
 
@@ -62,8 +62,7 @@ class ForgetWorkflow:
             # Heartbeats tell whether it is alive; this only has to be longer than any store takes.
             start_to_close_timeout=timedelta(days=1),
             schedule_to_close_timeout=WRITE_GIVE_UP,
-            # It comes after each batch, and may wait for others that write.
-            heartbeat_timeout=timedelta(minutes=2),
+            heartbeat_timeout=HEARTBEAT,
             retry_policy=DURABLY,
         )
         return result.model_copy(update=forgotten.model_dump(exclude={"complete"}))

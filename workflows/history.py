@@ -1,11 +1,11 @@
-"""What a workflow did, read from its history."""
+"""What a workflow did, read from its history, and how far its activities are."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from temporalio.api.enums.v1 import EventType
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionDescription
 
 
 @dataclass(frozen=True)
@@ -53,3 +53,13 @@ def _moment(stamp: dict[str, int]) -> datetime:
 
 def _elapsed(start: datetime | None, end: datetime) -> float:
     return max(0.0, (end - start) / timedelta(milliseconds=1)) if start else 0.0
+
+
+async def under_way(description: WorkflowExecutionDescription) -> list[tuple[int, int]]:
+    """How far activities of a workflow are whose heartbeats say so: (done, total) of each."""
+    found: list[tuple[int, int]] = []
+    for pending in description.raw_description.pending_activities:
+        if len(pending.heartbeat_details.payloads) == 2:
+            done, total = await description.data_converter.decode(pending.heartbeat_details.payloads, [int, int])
+            found.append((done, total))
+    return found

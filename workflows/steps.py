@@ -34,16 +34,18 @@ _AT_ONCE = RetryPolicy(
 DURABLY = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=20))
 
 
-def report(stage: str, fraction: float | None = None, message: str = "") -> None:
+def report(stage: str, fraction: float | None = None, message: str = "", share: float = 0.0) -> None:
     """Say how far the workflow has come: to whoever waits for it, asks for its task, or looks at it in Temporal.
 
     Args:
         stage: What is being done, in one word.
         fraction: How much of the whole is done, from 0 to 1; None where that isn't known.
         message: A sentence for people.
+        share: Of the whole, what each activity under way is, if its heartbeats say how far it is: (done, total).
     """
     at = workflow.now().isoformat()
-    workflow.upsert_memo({"progress": {"stage": stage, "fraction": fraction, "message": message, "at": at}})
+    progress = {"stage": stage, "fraction": fraction, "message": message, "share": share, "at": at}
+    workflow.upsert_memo({"progress": progress})
 
 
 class Questions:
@@ -113,7 +115,7 @@ async def step(
         method: The activity.
         argument: Its argument.
         give_up: After how long the server stops trying.
-        attempt: How long one attempt may take.
+        attempt: How long one attempt may take; an activity that may take longer than ATTEMPT heartbeats.
 
     Raises:
         ActivityError: once `give_up` is over, or at once for what doesn't pass by itself.
@@ -135,5 +137,6 @@ async def step(
         argument,
         start_to_close_timeout=attempt,
         schedule_to_close_timeout=give_up,
+        heartbeat_timeout=HEARTBEAT if attempt > ATTEMPT else None,
         retry_policy=DURABLY,
     )

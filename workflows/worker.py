@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.mcp import MCPPlugin
 from temporalio.worker import (
     ActivityInboundInterceptor,
     ExecuteActivityInput,
@@ -49,6 +48,9 @@ from workflows.memory import (
 from workflows.reembed import ReembeddingWorkflow
 from workflows.search import HybridSearchWorkflow
 from workflows.web import WebSearchWorkflow
+
+if TYPE_CHECKING:
+    from temporalio.mcp import MCPPlugin
 
 DATA_CONVERTER = pydantic_data_converter
 
@@ -122,7 +124,7 @@ def build_worker(
     task_queue: str,
     activities: Sequence[object],
     deployment: WorkerDeploymentVersion | None = None,
-    servers: MCPPlugin | None = None,
+    servers: "MCPPlugin | None" = None,
 ) -> Worker:
     """A worker that runs every workflow, and every activity that is a method of one of `activities`.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from activities.models import EMBEDDED, EmbeddingModel
-from activities.store.base import STAGED_FOR
+from activities.store.times import STAGED_FOR
 from activities.store.words import UNSPACED
 
 Kind = Literal["vectorSearch", "search", "regular"]

@@ -5,7 +5,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Protocol
 
 from temporalio.exceptions import ApplicationError
@@ -54,8 +54,6 @@ NEAREST_SAID = 16
 """How many of the memories nearest to a new one are looked at for one that says the same."""
 AROUND = 32
 """How many of the memories nearest to one are looked at for those that belong with it."""
-STAGED_FOR = timedelta(days=7)
-"""How long a vector is kept whose chunk isn't stored."""
 OPENING_CHARACTERS = 300
 """Length of a memory's summary that is the beginning of what it says."""
 

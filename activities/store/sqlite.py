@@ -47,6 +47,7 @@ from activities.models import (
     Summary,
 )
 from activities.store import (
+    sqlite_cache,
     sqlite_documents,
     sqlite_forget,
     sqlite_memory,
@@ -64,16 +65,10 @@ from activities.store.base import (
 )
 from activities.store.filters import parse_filter
 from activities.store.sqlite_database import Database, Work
-from activities.store.sqlite_records import Row, insert, select
+from activities.store.sqlite_records import Row, select
 from activities.store.sqlite_schema import filled_by, prepare
-from activities.store.sqlite_search import (
-    add_vector,
-    chunks_of,
-    compile_filter,
-    forget,
-    hybrid,
-    nearest,
-)
+from activities.store.sqlite_search import compile_filter, hybrid
+from activities.store.sqlite_shares import chunks_of
 from activities.store.times import micros
 from activities.store.vectors import searchable
 
@@ -81,7 +76,7 @@ T = TypeVar("T")
 
 
 def _collections(db: apsw.Connection, user_id: str) -> list[str]:
-    sql = "select distinct collection from documents where user_id = ? order by collection"
+    sql = "select collection from shares where name = 'documents' and user_id = ? and records > 0 order by collection"
     return [cast(str, name) for (name,) in db.execute(sql, (user_id,))]
 
 
@@ -259,23 +254,8 @@ class SqliteStore:
     # Semantic cache
 
     async def put_cache_entry(self, entry: CacheEntry) -> None:
-        def work(db: apsw.Connection) -> None:
-            where = "where user_id = ? and (query_hash = ? and namespace = ? and model = ? or entry_id = ?)"
-            same = (entry.user_id, entry.query_hash, entry.namespace, entry.model, entry.entry_id)
-            newest = db.execute(f"select max(created_at) from cache {where}", same).get
-            if newest is not None and newest > micros(entry.created_at):
-                return
-            forget(db, "cache", db.execute(f"select id from cache {where}", same).fetchall())
-            row = insert(db, "cache", entry.model_dump())
-            columns = {
-                "user_id": entry.user_id,
-                "expires_at": micros(entry.expires_at),
-                "namespace": entry.namespace,
-                "model": entry.model,
-            }
-            add_vector(db, "cache", row, self._vector(entry.embedding), columns)
-
-        await self._write(work)
+        vector = self._vector(entry.embedding)
+        await self._write(lambda db: sqlite_cache.put(db, entry, vector))
 
     async def cached_answer(
         self, user_id: str, query_hash: str, now: datetime, scope: CacheScope = UNSCOPED
@@ -296,7 +276,7 @@ class SqliteStore:
             arguments = (user_id, micros(now), scope.namespace, scope.model)
             return [
                 CacheMatch(entry=entry, similarity=cosine)
-                for row, cosine in nearest(db, "cache", vector, CACHE_CANDIDATES, where, arguments)
+                for row, cosine in sqlite_cache.nearest(db, vector, CACHE_CANDIDATES, where, arguments)
                 if (entry := self._entry(db, "id = ?", (row,)))
             ]
 
@@ -311,7 +291,7 @@ class SqliteStore:
 
         def work(db: apsw.Connection) -> int:
             rows = db.execute(f"select id from cache where {where}", tuple(wanted.values())).fetchall()
-            forget(db, "cache", rows)
+            sqlite_cache.remove(db, rows)
             return len(rows)
 
         return await self._write(work)
@@ -325,7 +305,7 @@ class SqliteStore:
     async def purge_expired(self, now: datetime) -> int:
         def work(db: apsw.Connection) -> int:
             expired = db.execute("select id from cache where expires_at <= ?", (micros(now),)).fetchall()
-            forget(db, "cache", expired)
+            sqlite_cache.remove(db, expired)
             return len(expired)
 
         return await self._write(work)

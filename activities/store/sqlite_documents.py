@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import apsw
 
 from activities.models import Chunk, DocumentChunk, EmbeddingModel, SourcePage, StoredDocument, StoredSource
-from activities.store.base import STAGED_FOR, document_id, metadata_json, page_of, read_cursor, title_of
+from activities.store.base import document_id, metadata_json, page_of, read_cursor, title_of
 from activities.store.sqlite_records import insert, select
-from activities.store.sqlite_search import Share, chunks_of, index, remove
-from activities.store.times import micros
+from activities.store.sqlite_shares import Share, chunks_of, index, remove
+from activities.store.times import STAGED_FOR, micros
 
 # To overwrite the words of one chunk in the keyword index takes as long as to merge those of several hundred: 5 ms,
 # where all of 40,000 chunks take 0.4 s.
@@ -34,9 +34,11 @@ def replace(
     key = document_id(user_id, collection, source)
     remove(db, share, "source = ?", source)
     db.execute("delete from sources where document_id = ?", (key,))
+    added: list[tuple[int, str, bytes | None]] = []
     for chunk, vector in zip(chunks, vectors, strict=True):
         fields = {**chunk.model_dump(exclude={"embedding"}), "metadata": metadata_json(chunk)}
-        index(db, share, insert(db, "documents", fields), chunk.text, vector)
+        added.append((insert(db, "documents", fields), chunk.text, vector))
+    index(db, share, added)
     now = datetime.now(UTC)
     if chunks:
         db.execute(

@@ -7,10 +7,11 @@ from typing import Any
 import apsw
 
 from activities.models import ForgetMatch, ForgetQuery, ForgetTarget, Forgotten, RecordKind
-from activities.store import sqlite_memory, sqlite_messages, sqlite_summaries
+from activities.store import sqlite_cache, sqlite_memory, sqlite_messages, sqlite_summaries
 from activities.store.base import OPENING_CHARACTERS
 from activities.store.forgetting import LOOKED_AT, meant
-from activities.store.sqlite_search import add_vector, forget, hybrid, messages_of, nearest
+from activities.store.sqlite_search import hybrid, nearest
+from activities.store.sqlite_shares import forget, memories_of, messages_of, replace_vector
 from activities.store.times import moment
 from activities.store.words import opening
 
@@ -34,13 +35,12 @@ def _column(db: apsw.Connection, sql: str, *arguments: Any) -> list[Any]:
 
 
 def matching(db: apsw.Connection, query: ForgetQuery, vector: bytes | None, threshold: float) -> list[ForgetMatch]:
-    owner = [query.user_id]
     ranked, _, _ = hybrid(db, messages_of(query.user_id), query.query, vector, LOOKED_AT, 0.5)
     messages = _column(db, f"select id from conversations where message_id {_AMONG}", [one for one, _ in ranked])
-    near = [row for row, _ in nearest(db, "memory_nodes", vector, LOOKED_AT, "user_id = ?", owner)]
+    near = [row for row, _, _ in nearest(db, memories_of(query.user_id), vector, LOOKED_AT)]
     # Of a parent only some children may be meant: each is found by itself.
     memories = _column(db, f"select id from memory_nodes where level = 0 and id {_AMONG}", near)
-    cached = [row for row, _ in nearest(db, "cache", vector, LOOKED_AT, "user_id = ?", owner)]
+    cached = [row for row, _ in sqlite_cache.nearest(db, vector, LOOKED_AT, "user_id = ?", [query.user_id])]
     shown = _shown(db, _Going(messages, memories, cached), vector)
     return [one for kind in shown for one in meant(query, threshold, kind)]
 
@@ -117,9 +117,9 @@ def forget_some(db: apsw.Connection, target: ForgetTarget, most: int) -> Forgott
     going = _going(db, target.user_id, ids)
     for parent in _column(db, f"select memory_id from memory_nodes where level = 1 and id {_AMONG}", going.memories):
         sqlite_memory.dissolve(db, target.user_id, parent)
-    forget(db, "memory_nodes", [(row,) for row in going.memories])
+    forget(db, memories_of(target.user_id), going.memories)
     _remove_messages(db, target.user_id, going.messages)
-    forget(db, "cache", [(row,) for row in going.cached])
+    sqlite_cache.remove(db, [(row,) for row in going.cached])
     return Forgotten(
         messages=len(going.messages),
         memories=len(going.memories),
@@ -180,6 +180,5 @@ def _lose_sources(db: apsw.Connection, user_id: str, memory: int, ids: list[str]
         "update memory_nodes set content = ?, summary = ?, created_at = ? where id = ?",
         (text, opening(text, OPENING_CHARACTERS), timestamp, memory),
     )
-    db.execute("delete from memory_nodes_vectors where rowid = ?", (memory,))
-    for vector in _column(db, "select embedding from conversations_vectors where rowid = ?", row):
-        add_vector(db, "memory_nodes", memory, vector, {"user_id": user_id})
+    vector = _column(db, "select embedding from conversations_vectors where id = ?", row)
+    replace_vector(db, memories_of(user_id), memory, vector[0] if vector else None)

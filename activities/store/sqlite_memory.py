@@ -7,7 +7,7 @@ A root is a row without a parent: a memory that stands alone, or a parent.
 import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import apsw
 
@@ -27,7 +27,8 @@ from activities.store.base import ACCESSES_KEPT, AROUND, NEAREST_SAID, not_a_par
 from activities.store.fusion import candidates, check_search
 from activities.store.ranking import Vitals, page, rank, strength, weakest
 from activities.store.sqlite_records import insert, select
-from activities.store.sqlite_search import add_vector, forget, nearest
+from activities.store.sqlite_search import nearest
+from activities.store.sqlite_shares import forget, index, memories_of
 from activities.store.times import micros
 
 _SAID = "memory_id, content, created_at, parent, apart"
@@ -54,7 +55,7 @@ def form(db: apsw.Connection, node: MemoryNode, vector: bytes | None, threshold:
     if same is None:
         record = node.model_dump(exclude={"embedding", "source_messages"})
         row = insert(db, "memory_nodes", {**record, "last_accessed_at": node.created_at})
-        add_vector(db, "memory_nodes", row, vector, {"user_id": node.user_id})
+        index(db, memories_of(node.user_id), [(row, node.content, vector)])
         memory_id = node.memory_id
     else:
         row, memory_id = same
@@ -68,7 +69,7 @@ def form(db: apsw.Connection, node: MemoryNode, vector: bytes | None, threshold:
 
 def _same(db: apsw.Connection, node: MemoryNode, vector: bytes | None, threshold: float) -> tuple[int, str] | None:
     """Row and id of the nearest memory that says the same."""
-    for row, cosine in nearest(db, "memory_nodes", vector, NEAREST_SAID, "user_id = ?", [node.user_id]):
+    for row, _, cosine in nearest(db, memories_of(node.user_id), vector, NEAREST_SAID):
         if cosine < threshold:
             break
         (found,) = select(db, "memory_id, content, level", "from memory_nodes where id = ?", (row,))
@@ -106,7 +107,8 @@ def prune(db: apsw.Connection, user_id: str, budget: int, now: datetime) -> int:
         return 0
     weak = weakest(roots(db, user_id), budget, now)
     for memory_id in weak:
-        forget(db, "memory_nodes", db.execute(_WITH_CHILDREN, (user_id, memory_id, user_id, memory_id)).fetchall())
+        rows = db.execute(_WITH_CHILDREN, (user_id, memory_id, user_id, memory_id)).fetchall()
+        forget(db, memories_of(user_id), [cast(int, row) for (row,) in rows])
     return len(weak)
 
 
@@ -150,7 +152,7 @@ def similar(db: apsw.Connection, query: MemoryQuery, vector: bytes | None, unrel
     check_search(query.limit, 1)
     cosines: dict[str, float] = {}
     vectors: dict[str, bytes] = {}
-    for row, cosine in nearest(db, "memory_nodes", vector, candidates(query.limit), "user_id = ?", [query.user_id]):
+    for row, _, cosine in nearest(db, memories_of(query.user_id), vector, candidates(query.limit)):
         root = db.execute("select ifnull(parent, memory_id) from memory_nodes where id = ?", (row,)).get
         # Nearest first: the first of a group is its best.
         cosines.setdefault(root, cosine)
@@ -161,7 +163,7 @@ def similar(db: apsw.Connection, query: MemoryQuery, vector: bytes | None, unrel
 
 
 def _vector(db: apsw.Connection, row: int) -> bytes:
-    found = db.execute("select embedding from memory_nodes_vectors where rowid = ?", (row,)).fetchone()
+    found = db.execute("select embedding from memory_nodes_vectors where id = ?", (row,)).fetchone()
     return bytes(found[0]) if found else b""
 
 
@@ -200,7 +202,7 @@ def surroundings(db: apsw.Connection, user_id: str, memory_id: str) -> tuple[Sai
     (memory,) = mine
     others: dict[str, Said] = {}
     vector = memory.embedding or None
-    for row, _ in nearest(db, "memory_nodes", vector, AROUND, "user_id = ?", [user_id]):
+    for row, _, _ in nearest(db, memories_of(user_id), vector, AROUND):
         for one in _said(db, "id = ?", (row,)):
             group = _said(db, "user_id = ? and parent = ?", (user_id, one.parent)) if one.parent else [one]
             others |= {member.memory_id: member for member in group}
@@ -237,10 +239,10 @@ def put_parent(db: apsw.Connection, parent: MemoryParent, vector: bytes | None) 
     kept = db.execute("select id, accesses from memory_nodes where memory_id = ?", (parent.memory_id,)).fetchone()
     if kept:
         # Its new vector, if the store is being re-embedded, goes with the row.
-        forget(db, "memory_nodes", [(kept[0],)])
+        forget(db, memories_of(user), [kept[0]])
         record |= {"accesses": kept[1]}
     row = insert(db, "memory_nodes", {"memory_id": parent.memory_id, "user_id": user, "level": 1, **record})
-    add_vector(db, "memory_nodes", row, vector, {"user_id": user})
+    index(db, memories_of(user), [(row, parent.content, vector)])
     db.execute(
         f"update memory_nodes set parent = ? where user_id = ? and memory_id in ({marks})",
         (parent.memory_id, user, *ids),
@@ -270,7 +272,7 @@ def dissolve(db: apsw.Connection, user_id: str, memory_id: str) -> None:
     for row, pinned in db.execute(parent, (user_id, memory_id)).fetchall():
         freed = "set parent = null, pinned = max(pinned, ?) where user_id = ? and parent = ?"
         db.execute(f"update memory_nodes {freed}", (pinned, user_id, memory_id))
-        forget(db, "memory_nodes", [(row,)])
+        forget(db, memories_of(user_id), [cast(int, row)])
 
 
 def pin(db: apsw.Connection, user_id: str, memory_id: str, pinned: bool) -> str:

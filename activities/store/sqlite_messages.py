@@ -17,7 +17,8 @@ from activities.models import (
 from activities.store.base import NEIGHBOURS, conversation_cursor
 from activities.store.relevance import LABEL_CHARACTERS, Candidate, rank_messages
 from activities.store.sqlite_records import insert, select
-from activities.store.sqlite_search import contexts_of, index, legs, messages_of, remove
+from activities.store.sqlite_search import legs
+from activities.store.sqlite_shares import contexts_of, index, messages_of, remove
 from activities.store.times import micros
 
 
@@ -36,14 +37,14 @@ def put(db: apsw.Connection, message: Message, vector: bytes | None, context_vec
         remove(db, share, "message_id = ?", message.message_id)
     fields = {"id": known, **message.model_dump(exclude={"embedding", "context"})}
     row = insert(db, "conversations", {**fields, "previous": context.previous if context else None})
-    index(db, messages_of(message.user_id), row, message.text, vector)
+    index(db, messages_of(message.user_id), [(row, message.text, vector)])
     beside = (context.text, context_vector) if context else (message.text, vector)
     _put_context(db, row, message.user_id, message.message_id, *beside)
 
 
 def _put_context(db: apsw.Connection, row: int, user_id: str, message_id: str, text: str, vector: bytes | None) -> None:
     insert(db, "contexts", {"id": row, "message_id": message_id, "user_id": user_id, "text": text})
-    index(db, contexts_of(user_id), row, text, vector)
+    index(db, contexts_of(user_id), [(row, text, vector)])
 
 
 def remove_all(db: apsw.Connection, user_id: str, ids: list[str]) -> None:
@@ -55,7 +56,7 @@ def remove_all(db: apsw.Connection, user_id: str, ids: list[str]) -> None:
     among = (user_id, json.dumps(ids))
     for one in select(db, "id, message_id, text", f"from conversations {where}", among):
         remove(db, contexts_of(user_id), "message_id = ?", one["message_id"])
-        vector = db.execute("select embedding from conversations_vectors where rowid = ?", (one["id"],)).get
+        vector = db.execute("select embedding from conversations_vectors where id = ?", (one["id"],)).get
         _put_context(db, one["id"], user_id, one["message_id"], one["text"], cast(bytes | None, vector))
     db.execute(f"update conversations set previous = null {where}", among)
 
@@ -63,7 +64,7 @@ def remove_all(db: apsw.Connection, user_id: str, ids: list[str]) -> None:
 def read(db: apsw.Connection, user_id: str, message_id: str, dimensions: int) -> Message | None:
     columns = "id, message_id, user_id, conversation_id, message_type, text, timestamp"
     for found in select(db, columns, "from conversations where user_id = ? and message_id = ?", (user_id, message_id)):
-        vector = db.execute("select embedding from conversations_vectors where rowid = ?", (found.pop("id"),)).get
+        vector = db.execute("select embedding from conversations_vectors where id = ?", (found.pop("id"),)).get
         return Message(**found, embedding=vector or bytes(4 * dimensions))
     return None
 

@@ -8,7 +8,8 @@ import apsw
 
 from activities.models import EMBEDDED, EmbeddingModel, RecordEmbedding, RecordText, Reembedding
 from activities.store.base import not_reembedding
-from activities.store.sqlite_schema import VECTOR_COLUMNS, filled_by, make_vector_tables, prepare, upgrade
+from activities.store.sqlite_schema import SHARED, filled_by, make_vector_tables, prepare, upgrade
+from activities.store.sqlite_shares import encode_all
 from activities.store.vectors import searchable
 
 _IDS = {
@@ -94,13 +95,19 @@ def finish(db: apsw.Connection, model: EmbeddingModel) -> bool:
         return False
     make_vector_tables(db, model)
     zeros = bytes(4 * model.dimensions)
-    for table, columns in VECTOR_COLUMNS.items():
+    for table in SHARED:
         db.execute(
-            f"insert into {table}_vectors(rowid, {', '.join(columns)}, embedding) "
-            f"select t.id, {', '.join(f't.{name}' for name in columns)}, r.embedding from reembedded r "
-            f"join {table} t on t.id = r.record where r.collection = ? and r.embedding <> ?",
+            f"insert into {table}_vectors select record, embedding from reembedded "
+            "where collection = ? and embedding <> ? order by record",
             (table, zeros),
         )
+    columns = "user_id, expires_at, namespace, model"
+    db.execute(
+        f"insert into cache_vectors(rowid, {columns}, embedding) select c.id, {columns}, r.embedding from reembedded r "
+        "join cache c on c.id = r.record where r.collection = 'cache' and r.embedding <> ?",
+        (zeros,),
+    )
+    encode_all(db)
     db.execute(
         "update cache set embedding = "
         "(select r.embedding from reembedded r where r.collection = 'cache' and r.record = cache.id)"

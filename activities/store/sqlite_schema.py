@@ -8,23 +8,20 @@ import apsw
 from activities.errors import failure
 from activities.models import EMBEDDED, EmbeddingModel
 from activities.store.base import document_id, mismatch
-from activities.store.sqlite_search import contexts_of, index
+from activities.store.sqlite_shares import rebuild
 from activities.store.times import micros
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 # vec0 allocates a whole chunk for each partition, so a user with one vector pays for this many. Smaller chunks didn't
-# search slower in measurements down to 16; at 384 dimensions 32 costs a new user 50 KB in each table, 256 costs 400 KB.
+# search slower in measurements down to 16; at 384 dimensions 32 costs a new user 50 KB, 256 costs 400 KB.
 _CHUNK_SIZE = 32
 
-VECTOR_COLUMNS = {
-    "documents": {"user_id": "text partition key", "collection": "text partition key"},
-    "conversations": {"user_id": "text partition key"},
-    "contexts": {"user_id": "text partition key"},
-    "memory_nodes": {"user_id": "text partition key"},
-    "cache": {"user_id": "text partition key", "expires_at": "integer", "namespace": "text", "model": "text"},
-}
-"""What the vectors of each collection are kept with, in the table `<collection>_vectors`."""
+# vec0 looks through the chunks of everybody for those of a user, at each search and insertion, unless it has this.
+_CACHE_PARTITIONS = "create index if not exists cache_partitions on cache_vectors_chunks(partition00)"
+
+SHARED = ("documents", "conversations", "contexts", "memory_nodes")
+"""Tables whose vectors are kept under the ids of their rows, and searched by share."""
 
 _SCHEMA = """
 create table collections(name text primary key, model_id text not null, dimensions integer not null) without rowid;
@@ -147,24 +144,16 @@ create index conversations_previous on conversations(user_id, previous) where pr
 create table contexts(
     id integer primary key, message_id text not null unique, user_id text not null, text text not null
 );
-create virtual table contexts_text using fts5(
-    owner, text, content = '', tokenize = 'porter unicode61 remove_diacritics 2');
-insert into contexts_text(contexts_text, rank) values('secure-delete', 1);
 """ + _removing_new_vectors("contexts")
 
 
 def _give_contexts(db: apsw.Connection) -> None:
     """Make a context of each message that has none: itself alone."""
     db.execute("insert into contexts select id, message_id, user_id, text from conversations")
-    for row, user_id, text in db.execute("select id, user_id, text from contexts"):
-        index(db, contexts_of(user_id), row, text, None)
     model = filled_by(db)
     if model is not None:
         _make_vector_table(db, "contexts", model)
-        db.execute(
-            "insert into contexts_vectors(rowid, user_id, embedding) "
-            "select rowid, user_id, embedding from conversations_vectors"
-        )
+        db.execute("insert into contexts_vectors select rowid, embedding from conversations_vectors")
 
 
 # Replacing a source takes eight times as long where the index forgets its words at once rather than at its next merge
@@ -206,6 +195,41 @@ def _list_sources(db: apsw.Connection) -> None:
         )
 
 
+# What stands in the indexes are words that have been taken apart already. For why only two of them forget at once, see
+# _SOURCES.
+_SHARES = """
+create table shares(
+    number integer primary key autoincrement, name text not null, user_id text not null, collection text not null,
+    records integer not null default 0, coded integer not null default 0, centre blob,
+    unique(name, user_id, collection)
+);
+create table codes(
+    share integer not null, first integer not null, records blob not null, bits blob not null, primary key(share, first)
+);
+drop table documents_text;
+drop table conversations_text;
+drop table if exists contexts_text;
+create virtual table documents_text using fts5(text, content = '', tokenize = 'ascii');
+create virtual table conversations_text using fts5(text, content = '', tokenize = 'ascii');
+create virtual table contexts_text using fts5(text, content = '', tokenize = 'ascii');
+insert into conversations_text(conversations_text, rank) values('secure-delete', 1);
+insert into contexts_text(contexts_text, rank) values('secure-delete', 1);
+"""
+
+
+def _part_shares(db: apsw.Connection) -> None:
+    """Give each user's share of a table words and vectors of its own: a search reads no others."""
+    db.execute(_SHARES)
+    if filled_by(db) is None:
+        return
+    db.execute(_CACHE_PARTITIONS)
+    for table in SHARED:
+        db.execute("create table moved(id integer primary key, embedding blob not null)")
+        db.execute(f"insert into moved select rowid, embedding from {table}_vectors order by rowid")
+        db.execute(f"drop table {table}_vectors; alter table moved rename to {table}_vectors")
+        rebuild(db, table)
+
+
 def upgrade(db: apsw.Connection) -> None:
     """Create what is missing.
 
@@ -231,6 +255,8 @@ def upgrade(db: apsw.Connection) -> None:
         _scope_cache(db)
     if version < 4:
         _list_sources(db)
+    if version < 5:
+        _part_shares(db)
     if version < SCHEMA_VERSION:
         db.pragma("user_version", SCHEMA_VERSION)
 
@@ -243,17 +269,22 @@ def filled_by(db: apsw.Connection) -> EmbeddingModel | None:
 
 def make_vector_tables(db: apsw.Connection, model: EmbeddingModel) -> None:
     """Make the tables of vectors anew, empty and of the length of `model`'s, and record that it fills them."""
-    for table in VECTOR_COLUMNS:
+    for table in (*SHARED, "cache"):
         _make_vector_table(db, table, model)
+    db.execute("delete from codes; update shares set centre = null, coded = 0")
 
 
 def _make_vector_table(db: apsw.Connection, table: str, model: EmbeddingModel) -> None:
     db.execute(f"drop table if exists {table}_vectors")
-    kept = ", ".join(f"{name} {kind}" for name, kind in VECTOR_COLUMNS[table].items())
-    db.execute(
-        f"create virtual table {table}_vectors using vec0({kept}, "
-        f"embedding float[{model.dimensions}] distance_metric=cosine, chunk_size={_CHUNK_SIZE})"
-    )
+    if table == "cache":
+        db.execute(
+            "create virtual table cache_vectors using vec0(user_id text partition key, expires_at integer, "
+            "namespace text, model text, "
+            f"embedding float[{model.dimensions}] distance_metric=cosine, chunk_size={_CHUNK_SIZE})"
+        )
+        db.execute(_CACHE_PARTITIONS)
+    else:
+        db.execute(f"create table {table}_vectors(id integer primary key, embedding blob not null)")
     db.execute("insert or replace into collections values(?, ?, ?)", (table, model.model_id, model.dimensions))
 
 
@@ -267,7 +298,7 @@ def prepare(db: apsw.Connection, model: EmbeddingModel) -> None:
     recorded = filled_by(db)
     if recorded == model:
         return
-    for table in VECTOR_COLUMNS:
+    for table in (*SHARED, "cache"):
         if recorded and db.execute(f"select exists (select 1 from {table})").get:
             raise mismatch(table, recorded, model)
     make_vector_tables(db, model)

@@ -1,40 +1,34 @@
-"""Search in the embedded store: words to FTS5, vectors to sqlite-vec, filters to SQL, and the upkeep of both indexes.
+"""Search in the embedded store: words by FTS5, vectors by their codes and then exactly, filters as SQL.
 
-Each searchable table has two virtual ones beside it: `<table>_vectors` (vec0) and, where it is searched by keyword,
-`<table>_text` (FTS5), which share its row ids. Nothing in here looks outside one `Share` of a table.
+Nothing in here looks outside one `Share` of a table.
 """
 
 import json
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from hashlib import sha256
+from collections.abc import Iterator, Sequence
+from heapq import nlargest
+from math import log
 from typing import Any, cast
-from unicodedata import normalize
 
 import apsw
 
 from activities.store.filters import Condition, Node, Scalar
 from activities.store.fusion import candidates, check_search, fuse
-from activities.store.words import UNSPACED, terms_of
+from activities.store.sqlite_shares import Share, Standing, owned, standing, stemmer
+from activities.store.words import terms_of
 
-Row = tuple[Any, ...]
+RESCORED = 400
+"""How many vectors, of those whose codes are most like the query's, are compared exactly at least; or an eighth."""
 
-MAX_NEAREST = 4096
-"""The largest k that vec0 takes."""
+ACCUMULATORS = 4096
+"""How many of a share's texts are scored before more frequent terms only add to these; or a quarter of all."""
 
+SATURATED = 2.2
+"""BM25's factor of a term that a text is full of: k1 + 1 with FTS5's k1 of 1.2."""
+LEAST_IDF = 1e-6
+"""Inverse document frequency, as FTS5 has it, of a term that more than half of the texts hold."""
 
-def _indexed(text: str) -> str:
-    """`text` as the full-text index takes it: characters of unspaced scripts stand alone."""
-    return re.sub(rf"[{UNSPACED}]", r" \g<0> ", normalize("NFC", text))
-
-
-def _match(query: str) -> str:
-    """The terms of `query` as FTS5 strings joined by OR; empty where it has none.
-
-    Only letters and digits get this far, so nothing in a query is ever FTS5 syntax.
-    """
-    return " OR ".join(f'"{term}"' for term in terms_of(query))
+Found = tuple[int, str, float]
+"""A row, its record's id and its score."""
 
 
 def _types(value: Scalar) -> str:
@@ -72,87 +66,144 @@ def compile_filter(node: Node) -> tuple[str, list[Any]]:
     return (f"not {sql}" if node.operator in ("$ne", "$nin") else sql), arguments
 
 
-@dataclass(frozen=True)
-class Share:
-    """The rows of a table that one search may see: one user's, in one collection where the table has those."""
-
-    table: str
-    key: str
-    values: dict[str, str]
-
-    @property
-    def arguments(self) -> list[str]:
-        return list(self.values.values())
-
-    def where(self, prefix: str = "") -> str:
-        return " and ".join(f"{prefix}{column} = ?" for column in self.values)
-
-    @property
-    def owner(self) -> str:
-        """One token that no other share has, indexed with each text so that a search reads no other share's."""
-        return "x" + sha256(json.dumps(self.arguments).encode()).hexdigest()[:40]
-
-
-def chunks_of(user_id: str, collection: str) -> Share:
-    return Share("documents", "chunk_id", {"user_id": user_id, "collection": collection})
-
-
-def messages_of(user_id: str) -> Share:
-    return Share("conversations", "message_id", {"user_id": user_id})
-
-
-def contexts_of(user_id: str) -> Share:
-    return Share("contexts", "message_id", {"user_id": user_id})
-
-
-def add_vector(db: apsw.Connection, table: str, row: int, vector: bytes | None, columns: dict[str, Any]) -> None:
-    """Index a vector under its row; None, a vector of zeros, is similar to nothing and isn't indexed."""
-    if vector is not None:
-        names = "".join(f", {name}" for name in columns)
-        marks = ", ?" * len(columns)
+def _named(
+    db: apsw.Connection, share: Share, rows: Sequence[int], condition: tuple[str, list[Any]] | None
+) -> dict[int, str]:
+    """Record ids by row, of those rows of a share that meet a condition."""
+    sql, arguments = condition or ("1", [])
+    return dict(
         db.execute(
-            f"insert into {table}_vectors(rowid, embedding{names}) values(?, ?{marks})",
-            (row, vector, *columns.values()),
+            f"select c.id, c.{share.key} from {share.table} c "
+            f"where c.id in (select value from json_each(?)) and {share.where('c.')} and {sql}",
+            (json.dumps(rows), *share.arguments, *arguments),
         )
+    )
+
+
+def _parts(length: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where the parts of a list begin and end, of which each is twice as long as the one before it."""
+    at = 0
+    while at < length:
+        yield at, at + size
+        at, size = at + size, 2 * size
 
 
 def nearest(
-    db: apsw.Connection, table: str, vector: bytes | None, k: int, where: str, arguments: Iterable[Any]
-) -> list[tuple[int, float]]:
-    """Rows with the `k` nearest vectors and their cosines, best first; none where the vector is zeros."""
-    if vector is None:
+    db: apsw.Connection,
+    share: Share,
+    vector: bytes | None,
+    k: int,
+    condition: tuple[str, list[Any]] | None = None,
+    found: Standing | None = None,
+) -> list[Found]:
+    """The `k` rows of a share with the nearest vectors, and their cosines, best first; ties go to the lower id.
+
+    None where the vector is zeros. In a large share the rows whose codes are most like the vector's are compared, at
+    least four times `k` and an eighth of all: nearly always the nearest are among them.
+    """
+    found = found or standing(db, share)
+    if vector is None or found is None:
         return []
-    found = db.execute(
-        f"select rowid, distance from {table}_vectors where embedding match ? and k = ? and {where} order by distance",
-        (vector, min(k, MAX_NEAREST), *arguments),
+    sql, arguments = condition or ("1", [])
+    where, bound = f"{share.where('c.')} and {sql}", [*share.arguments, *arguments]
+    if found.centre is not None:
+        from activities.store import sqlite_codes
+
+        wanted, chosen = max(RESCORED, 4 * k, found.records // 8), list[int]()
+        order = sqlite_codes.nearest(db, found.number, found.centre, vector)
+        for start, end in _parts(len(order), wanted):
+            part = order[start:end].tolist()
+            chosen += part if condition is None else list(_named(db, share, part, condition))
+            if len(chosen) >= wanted:
+                break
+        # The records are looked up of the best alone: of so many, that takes longer than to compare them.
+        compared = dict(
+            db.execute(
+                f"select id, 1.0 - vec_distance_cosine(embedding, ?) as cosine from {share.table}_vectors "
+                "where id in (select value from json_each(?)) order by cosine desc, id limit ?",
+                (vector, json.dumps(chosen), k),
+            )
+        )
+        best = [(row, name, compared[row]) for row, name in _named(db, share, list(compared), None).items()]
+        return sorted(best, key=lambda one: (-one[2], one[1]))
+    return cast(
+        list[Found],
+        db.execute(
+            f"select c.id, c.{share.key}, 1.0 - vec_distance_cosine(v.embedding, ?) as cosine "
+            f"from {share.table} c join {share.table}_vectors v on v.id = c.id where {where} "
+            f"order by cosine desc, c.{share.key} limit ?",
+            (vector, *bound, k),
+        ).fetchall(),
     )
-    return [(row, 1.0 - distance) for row, distance in found]
 
 
-def index(db: apsw.Connection, share: Share, row: int, text: str, vector: bytes | None) -> None:
-    """Make a new row of `share` findable."""
-    db.execute(
-        f"insert into {share.table}_text(rowid, owner, text) values(?, ?, ?)", (row, share.owner, _indexed(text))
-    )
-    add_vector(db, share.table, row, vector, share.values)
+def keywords(
+    db: apsw.Connection,
+    share: Share,
+    text: str,
+    k: int,
+    condition: tuple[str, list[Any]] | None = None,
+    found: Standing | None = None,
+) -> list[Found]:
+    """The `k` rows of a share that best match the terms of a query by BM25, best first; ties go to the lower id.
+
+    BM25 counts the share's own texts (only the average length is that of all), a term at a time, rarest first. Once
+    ACCUMULATORS of its texts, or a quarter, have a score, more frequent terms only add to those: the strategy
+    "continue" of Moffat and Zobel ("Self-indexing inverted files for fast text retrieval", ACM TOIS 14(4), 1996).
+    """
+    found = found or standing(db, share)
+    if found is None:
+        return []
+    words, number = stemmer(db), found.number
+    phrases = [f'"{owned(number, one)}"' for one in map(words, terms_of(text)) if one]
+    scores = _scores(db, f"{share.table}_text", phrases, found.records)
+    order = sorted(scores, key=lambda row: -scores[row])
+    best: list[Found] = []
+    for start, end in _parts(len(order), k if condition is None else 4 * k):
+        part = order[start:end]
+        # A text that scores as much as the last of `k` may have a lower id.
+        if len(best) >= k and scores[part[0]] < best[k - 1][2]:
+            break
+        best += [(row, name, scores[row]) for row, name in _named(db, share, part, condition).items()]
+        best.sort(key=lambda one: (-one[2], one[1]))
+    return best[:k]
 
 
-def remove(db: apsw.Connection, share: Share, where: str, argument: str) -> None:
-    """Remove the rows of `share` that meet a condition from their table and from both of its indexes."""
-    sql = f"select id, text from {share.table} where {share.where()} and {where}"
-    rows = db.execute(sql, (*share.arguments, argument)).fetchall()
-    # The index keeps no text of its own: it has to be told what it took in under each row.
-    db.executemany(
-        f"insert into {share.table}_text({share.table}_text, rowid, owner, text) values('delete', ?, ?, ?)",
-        [(row, share.owner, _indexed(cast(str, text))) for row, text in rows],
-    )
-    forget(db, share.table, [(row,) for row, _ in rows])
-
-
-def forget(db: apsw.Connection, table: str, rows: Sequence[Row]) -> None:
-    """Remove rows, given as tuples of their ids, and their vectors."""
-    db.executemany(f"delete from {table}_vectors where rowid = ?", rows)
-    db.executemany(f"delete from {table} where id = ?", rows)
+def _scores(db: apsw.Connection, table: str, phrases: Sequence[str], records: int) -> dict[int, float]:
+    """BM25 scores of texts by row."""
+    frequency: dict[str, int] = {}
+    most = max(ACCUMULATORS, records // 4)
+    if records > most:
+        count = f"select count(*) from {table} where {table} match ?"
+        frequency = {phrase: db.execute(count, (phrase,)).get for phrase in phrases}
+        phrases = sorted(phrases, key=frequency.__getitem__)
+    scores: dict[int, float] = {}
+    for phrase in phrases:
+        if scores and 2 * frequency.get(phrase, 0) > records:
+            # It would add LEAST_IDF to nearly every text of many.
+            break
+        # FTS5 weighs a term by how many of all users' texts there are. With a text full of the term its score is that
+        # weight alone, times SATURATED: divided by it, what is left is the term's part in the text.
+        weight = db.execute(f"select bm25({table}, 1e12) from {table} where {table} match ? limit 1", (phrase,)).get
+        if not weight:
+            continue
+        sql = f"select rowid, bm25({table}) as score from {table} where {table} match ?"
+        if len(scores) >= most:
+            scores = dict(nlargest(most, scores.items(), key=lambda item: item[1]))
+            # Without the +, FTS5 would be asked for each row by itself.
+            among = f"{sql} and +rowid in (select value from json_each(?))"
+            rows = db.execute(among, (phrase, json.dumps(list(scores))))
+        elif frequency.get(phrase, 0) > most:
+            rows = db.execute(f"{sql} order by score limit {most}", (phrase,))
+        else:
+            rows = db.execute(sql, (phrase,))
+        parts = cast(list[tuple[int, float]], rows.fetchall())
+        holding = frequency.get(phrase) or len(parts)
+        idf = max(LEAST_IDF, log((records - holding + 0.5) / (holding + 0.5)))
+        factor = idf * SATURATED / weight
+        for row, part in parts:
+            scores[row] = scores.get(row, 0.0) + factor * part
+    return scores
 
 
 def hybrid(
@@ -169,8 +220,8 @@ def hybrid(
     Returns:
         Record ids with fused scores, best first and at most `limit`; cosines and BM25 scores by id.
     """
-    cosines, keywords = legs(db, share, text, vector, limit, weight, condition)
-    return fuse([(weight, list(cosines)), (1 - weight, list(keywords))])[:limit], cosines, keywords
+    cosines, matched = legs(db, share, text, vector, limit, weight, condition)
+    return fuse([(weight, list(cosines)), (1 - weight, list(matched))])[:limit], cosines, matched
 
 
 def legs(
@@ -184,28 +235,7 @@ def legs(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """The two legs of a hybrid search for `limit`: cosines and BM25 scores by id, best first."""
     check_search(limit, weight)
-    table, key, k = share.table, share.key, candidates(limit)
-    cosines: dict[str, float] = {}
-    if weight > 0:
-        where, arguments = share.where(), list[Any](share.arguments)
-        if condition:
-            where += f" and rowid in (select c.id from {table} c where {share.where('c.')} and {condition[0]})"
-            arguments += [*share.arguments, *condition[1]]
-        found = [
-            (db.execute(f"select {key} from {table} where id = ?", (row,)).get, cosine)
-            for row, cosine in nearest(db, table, vector, k, where, arguments)
-        ]
-        cosines = dict(sorted(found, key=lambda item: (-item[1], item[0])))
-    keywords: dict[str, float] = {}
-    match = _match(text)
-    if weight < 1 and match:
-        sql, arguments = condition or ("1", [])
-        keywords = dict(
-            db.execute(
-                f"select c.{key}, -bm25({table}_text, 0, 1) as score from {table}_text join {table} c "
-                f"on c.id = {table}_text.rowid where {table}_text match ? and {share.where('c.')} and {sql} "
-                f"order by score desc, c.{key} limit ?",
-                (f"owner:{share.owner} AND {{text}}:({match})", *share.arguments, *arguments, k),
-            )
-        )
-    return cosines, keywords
+    k, found = candidates(limit), standing(db, share)
+    cosines = nearest(db, share, vector, k, condition, found) if weight > 0 else []
+    matched = keywords(db, share, text, k, condition, found) if weight < 1 else []
+    return {name: score for _, name, score in cosines}, {name: score for _, name, score in matched}

@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
+STAGED_FOR = timedelta(days=7)
+"""How long a vector is kept whose chunk isn't stored."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 

@@ -14,6 +14,8 @@ UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000
 Each of their characters is indexed alone: taken as words, a whole sentence would be one.
 """
 
+_UNSPACED = re.compile(rf"[{UNSPACED}]")
+
 _TERM = re.compile(rf"([{UNSPACED}]+)|[^\W_{UNSPACED}]+")
 
 _TOKEN = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
@@ -50,6 +52,11 @@ def terms_of(query: str) -> list[str]:
         if len(terms) >= MAX_TERMS:
             break
     return ([term for term in terms if term not in _FUNCTION_WORDS] or list(terms))[:MAX_TERMS]
+
+
+def indexed(text: str) -> str:
+    """`text` as an index that knows words takes it: characters of unspaced scripts stand alone."""
+    return _UNSPACED.sub(r" \g<0> ", normalize("NFC", text))
 
 
 def _folded(text: str) -> str:

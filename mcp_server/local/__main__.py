@@ -1,4 +1,8 @@
-"""The supervisor process: `python -m mcp_server.local DATA_FOLDER`, started by whoever needs the stack first."""
+"""Processes of the embedded stack.
+
+`python -m mcp_server.local DATA_FOLDER` is the supervisor, started by whoever needs the stack first, and
+`python -m mcp_server.local DATA_FOLDER fork` its fork server.
+"""
 
 import logging
 import os
@@ -6,11 +10,18 @@ import signal
 import sys
 from pathlib import Path
 
-from mcp_server.local.stack import supervise
-
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     os.umask(0o077)
-    # A terminal's Ctrl-C is for the process in the foreground; the leases tell when this one is done.
+    # A terminal's Ctrl-C is for the process in the foreground; the leases tell when the supervisor is done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    supervise(Path(sys.argv[1]))
+    if sys.argv[2:] == ["fork"]:
+        from mcp_server.local import forkserver
+
+        forkserver.run(Path(sys.argv[1]))
+    else:
+        from mcp_server.local.stack import supervise
+
+        logging.basicConfig(
+            level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        )
+        supervise(Path(sys.argv[1]))

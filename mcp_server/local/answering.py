@@ -16,6 +16,7 @@ from typing import NamedTuple
 import snowballstemmer
 
 from activities.models import Passage
+from activities.passages import uncited
 from activities.store.words import cut, terms_of
 from mcp_server.local.extractive import sentences, tokens
 
@@ -107,7 +108,8 @@ def candidates(passages: Mapping[int, Passage], earlier: Sequence[str]) -> list[
             if title is not None and passage.kind == "document":
                 heading, before = title[1], ""
                 continue
-            text = cut(_MARKUP.sub("", raw).strip(), SENTENCE_CHARACTERS)
+            # A document's own [1] isn't this answer's.
+            text = cut(uncited(_MARKUP.sub("", raw)).strip(), SENTENCE_CHARACTERS)
             around = f"{passage.title if passage.kind == 'document' else ''} {heading} {before}"
             before = text
             key = " ".join(tokens(text))

@@ -5,6 +5,8 @@ and keeps the connection as a lease: the kernel closes it when that process ends
 ends itself and its children with the last lease. Whoever finds no supervisor starts one, so that any process may come
 first, leave first or be killed.
 
+It also owns a fork server, from which further servers are forked: `mcp_server.local.forkserver`.
+
 In the data folder: `stack.lock` is locked by the living supervisor, `start.lock` by whoever is starting one, and
 `stack.json` says where the supervisor listens.
 """
@@ -25,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mcp_server import standin
 from mcp_server.local.temporal import (
     LOOPBACK,
     DevServer,
@@ -41,6 +44,7 @@ logger = logging.getLogger(__name__)
 Piece = Literal["temporal", "models"]
 
 LOCK_SECONDS = 15.0
+FORK_SERVER_DELAY_SECONDS = 2.0
 ACQUIRE_SECONDS = 60.0
 
 
@@ -109,6 +113,7 @@ class Supervisor:
         self._models: asyncio.Task[None] | None = None
         self._models_url: str | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._forks: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._starter_lives = True
         self._stopping = False
@@ -142,7 +147,7 @@ class Supervisor:
             self._end_leases()
             for key in ("pid", "port", "token"):
                 self._state.pop(key, None)
-            self._write_state()
+            self._keep_state()
             await self._stop_pieces()
             logger.info("supervisor is done: no lease left")
 
@@ -163,6 +168,16 @@ class Supervisor:
             json.dump(self._state, file)
         draft.replace(self._home / "stack.json")
 
+    def _keep_state(self) -> None:
+        """Write what has changed where that can be done: only a later supervisor goes by it, and it may do without.
+
+        On a full disk it can't be, and the pieces have to be looked after all the same.
+        """
+        try:
+            self._write_state()
+        except OSError as error:
+            logger.warning("stack.json can't be written: %s", error.strerror)
+
     async def _serve_lease(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             request = json.loads(await reader.readline())
@@ -178,6 +193,8 @@ class Supervisor:
                 answer = {"error": str(error)}
             writer.write(json.dumps(answer).encode() + b"\n")
             await writer.drain()
+            if self._forks is None and sys.platform == "linux":
+                self._forks = asyncio.create_task(self._fork_servers())
             # Nothing more is ever sent: reading ends when the holder does.
             await reader.read()
         except (OSError, ValueError, KeyError):
@@ -217,7 +234,7 @@ class Supervisor:
             "temporal_ui_port": ports.ui,
             "temporal_pid": server.pid,
         }
-        self._write_state()
+        self._keep_state()
         logger.info("Temporal dev server is up at %s:%d, pid %s", LOOPBACK, ports.frontend, server.pid)
 
     async def _keep_temporal(self) -> None:
@@ -234,7 +251,7 @@ class Supervisor:
                 try:
                     await self._start_temporal()
                     break
-                except DevServerError:
+                except (DevServerError, OSError):
                     logger.exception("Temporal dev server can't be started again")
             else:
                 logger.error("giving up: the leases end, and their holders start a new supervisor")
@@ -265,18 +282,35 @@ class Supervisor:
                 await asyncio.sleep(0.01)
             self._models_url = f"http://{LOOPBACK}:{port}"
             self._state["models_port"] = port
-            self._write_state()
+            self._keep_state()
             logger.info("model endpoint is up at %s", self._models_url)
         return {"models": self._models_url}
 
+    async def _fork_servers(self) -> None:
+        """Have a fork server, which spares whoever comes next the time that imports take."""
+        # The process that has started the stack is still starting itself.
+        await asyncio.sleep(FORK_SERVER_DELAY_SECONDS)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "mcp_server.local", str(self._home), "fork"), stdin=asyncio.subprocess.PIPE
+        )
+        try:
+            logger.warning("the fork server ended with status %d: servers start without it", await process.wait())
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
     async def _stop_pieces(self) -> None:
-        for task in (self._keeper, self._models):
+        for task in (self._keeper, self._models, self._forks):
             if task is not None:
                 task.cancel()
+        if self._forks is not None:
+            await asyncio.wait([self._forks])
+        (self._home / standin.SOCKET).unlink(missing_ok=True)
         if self._dev_server is not None:
             await self._dev_server.stop()
             self._state["temporal_pid"] = None
-            self._write_state()
+            self._keep_state()
 
 
 def supervise(home: Path) -> None:

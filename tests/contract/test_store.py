@@ -1207,9 +1207,9 @@ async def test_what_is_deleted_leaves_nothing_in_the_file(file: Path) -> None:
     assert b"zyzzyva" not in content
     assert secret not in content
     rows = rows_of(file)
-    assert {name: rows[name] for name in ("documents", "documents_vectors_rowids", "documents_text_docsize")} == {
+    assert {name: rows[name] for name in ("documents", "documents_vectors", "documents_text_docsize")} == {
         "documents": 1,
-        "documents_vectors_rowids": 1,
+        "documents_vectors": 1,
         "documents_text_docsize": 1,
     }
     emptied = [name for name in rows if name.startswith(("memory_", "cache")) and not name.endswith("_info")]

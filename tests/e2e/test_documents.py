@@ -57,6 +57,12 @@ def site() -> Iterator[str]:
     }
 
     async def answer(request: Any) -> Response:
+        if request.url.path == "/odd.xml":
+            long = f"{request.base_url}{'a' * 60_000}"
+            odd = ["http://[x", "file:///etc/passwd", "//handbook", long, f"{request.base_url}handbook#lamp"]
+            return Response(
+                f"<urlset>{''.join(f'<url><loc>{url}</loc></url>' for url in odd)}</urlset>", 200, None, "text/xml"
+            )
         if request.url.path == "/sitemap.xml":
             names = "".join(
                 f"<url><loc>{request.base_url}{name}</loc></url>" for name in ("handbook", "sign.png", "gone")
@@ -87,6 +93,12 @@ async def read(client: Client, uri: str) -> dict[str, Any]:
     assert isinstance(answer, TextResourceContents)
     document: dict[str, Any] = json.loads(answer.text)
     return document
+
+
+def held(home: Path) -> list[str]:
+    """The contents that are kept for workflows."""
+    folder = home / "contents"
+    return os.listdir(folder) if folder.exists() else []
 
 
 # Files
@@ -139,7 +151,7 @@ async def test_a_folder_of_every_format_is_searchable_and_can_be_cited(
     ]
     assert texts == ["The lamp was replaced by a diode."]
     # Nothing is left of what travelled by reference.
-    assert not os.listdir(home / "contents")
+    assert held(home) == []
 
 
 async def test_one_bad_source_does_not_keep_the_others_out(reader: Client, shelf: Path, user: str, site: str) -> None:
@@ -266,6 +278,22 @@ async def test_the_pages_of_a_sitemap_are_ingested(reader: Client, user: str, si
     assert [(one["source"], one["status"]) for one in chosen["sources"]] == [(f"{site}/handbook", "unchanged")]
 
 
+async def test_a_sitemap_may_name_what_it_wants(reader: Client, user: str, site: str) -> None:
+    result = await ingest(reader, user, sources=[f"{site}/odd.xml", f"{site}/handbook"])
+    reasons = [one["reason"] for one in result["sources"] if one["status"] == "failed"]
+    for reason, part in zip(reasons, ("valid URL", "Only http", "Only http", "4,096 characters"), strict=True):
+        assert part in reason
+    # The same page is one document, however it is named.
+    assert [one["source"] for one in result["sources"] if one["status"] == "stored"] == [f"{site}/handbook"]
+    assert all(len(one["source"]) < 400 for one in result["sources"])
+
+
+async def test_globs_that_stand_for_too_many_are_refused(reader: Client, user: str, shelf: Path) -> None:
+    for name in ("include", "exclude"):
+        arguments = {"sources": [str(shelf)], "user_id": user, name: ["{1..2000}"]}
+        assert f"{name}: these globs can't be used" in error(await reader.call_tool("ingest_documents", arguments))
+
+
 async def test_a_vision_model_describes_images(home: Path, shelf: Path, user: str) -> None:
     horn = shelf / f"{user}.png"
     Image.effect_noise((3000, 1500), 60).convert("RGB").save(horn)
@@ -366,7 +394,7 @@ async def test_files_and_pages_are_uploaded(address: str, user: str, site: str, 
         assert (await hits(client, user, "keeper's notes"))[0]["metadata"]["source"] == "notes"
         assert "POST /upload" in error(await client.call_tool("ingest_documents", {"sources": ["/etc/passwd"]}))
         assert "POST /upload" in error(await client.call_tool("ingest_documents", {"sources": ["~/x", f"{site}/a"]}))
-    assert not os.listdir(home / "contents")
+    assert held(home) == []
 
 
 @pytest.mark.parametrize(
@@ -377,16 +405,20 @@ async def test_files_and_pages_are_uploaded(address: str, user: str, site: str, 
         ({"data": {"colection": "x"}, "files": {"f": ("a.txt", b"x")}}, 400, "no field 'colection'"),
         ({"data": {"user_id": "a\nb"}, "files": {"f": ("a.txt", b"x")}}, 400, "user_id"),
         ({"data": {"user_id": ["a", "b"]}, "files": {"f": ("a.txt", b"x")}}, 400, "once"),
+        ({"files": [("f", ("a.txt", b"x")), ("f", ("b.txt", b"x")), ("g", ("a.txt", b"y"))]}, 400, "are called a.txt"),
         ({"json": {"url": "x"}}, 415, "multipart"),
         ({"files": [("f", (f"{n}.txt", b"x" * 200_000)) for n in range(11)]}, 413, "2,000,000 bytes"),
         ({"files": [("f", (f"{n}.txt", b"x")) for n in range(101)]}, 400, "files"),
     ],
 )
-async def test_a_wrong_upload_says_what_is_wrong(address: str, form: dict[str, Any], status: int, part: str) -> None:
+async def test_a_wrong_upload_says_what_is_wrong(
+    address: str, form: dict[str, Any], status: int, part: str, home: Path
+) -> None:
     async with browser() as http:
         answer = await http.post(f"{address}/upload", **form)
     assert answer.status_code == status, answer.text
     assert part in answer.json()["error"]
+    assert held(home) == []
 
 
 async def test_an_endless_upload_is_cut_off(address: str) -> None:
@@ -445,6 +477,28 @@ async def test_a_long_upload_is_answered_with_its_task(home: Path, stack: Addres
             while (looked := await http.get(address + answer.headers["location"])).status_code == 202:
                 await asyncio.sleep(0.1)
         assert looked.json()["result"]["stored"] == 1
+
+
+@pytest.mark.parametrize("globs", [["{1..2000}"], []])
+async def test_nothing_is_kept_of_an_upload_that_comes_to_nothing(
+    home: Path, stack: Addresses, user: str, globs: list[str]
+) -> None:
+    long = "Station reports calm water and light wind. " * 4000
+    files = [("f", (f"{number}.txt", f"{number} {long}".encode())) for number in range(8)]
+    async with serve_http(home, CALL_TIMEOUT_SECONDS="5") as address, browser() as http:
+        answer = await http.post(f"{address}/upload", files=files, data={"user_id": user, "include": globs})
+        task = answer.json()
+        async with connected(address) as client:
+            if globs:
+                assert (answer.status_code, "include" in task["message"]) == (500, True), task
+            else:
+                assert len(held(home)) >= 8
+                await client.call_tool("cancel_task", {"task_id": task["task_id"]})
+            async with asyncio.timeout(60):
+                while (await http.get(f"{address}/upload/{task['task_id']}")).status_code == 202:
+                    await asyncio.sleep(0.1)
+            assert await hits(client, user, "calm water") == []
+    assert held(home) == []
 
 
 # Refused settings

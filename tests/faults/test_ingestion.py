@@ -15,7 +15,10 @@ from temporalio.client import Client, WorkflowHandle
 
 from activities.models import IngestParams, IngestResult, SourceRequest
 from mcp_server.local.stack import Addresses
-from tests.conftest import command, environment
+from mcp_server.local.temporal import DYNAMIC_CONFIG, DevServer, Ports, free_port
+from mcp_server.runtime import connect
+from mcp_server.settings import Settings
+from tests.conftest import command, content, environment, serve, workflow_id
 from tests.faults.bedrock_endpoint import Endpoint, serve_endpoint
 from workflows.documents import DataIngestionWorkflow
 
@@ -142,7 +145,7 @@ async def test_an_ingestion_killed_at_ten_moments_stores_what_an_undisturbed_one
     assert all(indexed for *_, indexed in stored)
     counts = "select sum(chunks), count(*) from sources where user_id = 'disturbed'"
     assert store.rows(counts) == [(undisturbed.chunks, 500)]
-    tables = ("documents", "documents_vectors_rowids", "documents_text_docsize")
+    tables = ("documents", "documents_vectors", "documents_text_docsize")
     assert [store.rows(f"select count(*) from {table}")[0][0] for table in tables] == [2 * undisturbed.chunks] * 3
     assert store.rows("select count(*) from staged_vectors") == [(0,)]
     assert list((home / "contents").iterdir()) == []
@@ -178,6 +181,73 @@ async def test_what_a_killed_worker_has_embedded_is_not_embedded_again(
     assert result.chunks <= len(bedrock.embedded) <= result.chunks + 2 * BATCH
     assert len(store.chunks(user)) == result.chunks
     assert store.rows(staged) == [(0,)]
+
+
+async def test_progress_within_a_document_is_told(
+    user: str, bedrock: Endpoint, settings: dict[str, str], tmp_path: Path
+) -> None:
+    book, home = tmp_path / "book.txt", tmp_path / "home"
+    book.write_text(
+        "\n\n".join(f"Chapter {n} tells of ship {n * 7} and her cargo of casks of wine." for n in range(80))
+    )
+    bedrock.embeds = BATCH
+    told: list[tuple[float, str]] = []
+
+    async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+        told.append((progress, message or ""))
+        if f" {BATCH} of " in told[-1][1]:
+            bedrock.embeds = None
+
+    async with serve(home, **settings, INGEST_ROOTS=str(tmp_path), CALL_TIMEOUT_SECONDS="200") as client:
+        arguments = {"sources": [str(book)], "user_id": user}
+        result = content(await client.call_tool("ingest_documents", arguments, progress_callback=on_progress))
+    assert result["stored"] == 1
+    [within] = {(round(fraction, 3), message) for fraction, message in told if f" {BATCH} of " in message}
+    share = round(BATCH / result["chunks"], 3)
+    chunks = f"{BATCH} of {result['chunks']} chunks of what is under way are embedded."
+    assert within == (share, f"0 of 1 sources are done. {chunks}")
+
+
+async def test_a_run_of_any_length_fits_a_history(
+    tmp_path: Path, user: str, bedrock: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, home = tmp_path / "notes", tmp_path / "home"
+    folder.mkdir()
+    for number in range(110):
+        (folder / f"{number}.md").write_text(f"# Buoy {number}\n\nIt drifts past rock {number * 7}.")
+    # A server suggests it after 4,096 events.
+    monkeypatch.setitem(DYNAMIC_CONFIG, "limit.historyCount.suggestContinueAsNew", "100")
+    server, ports = DevServer(tmp_path / "temporal.db", tmp_path / "temporal.log"), Ports(free_port(), free_port())
+    await server.start(ports)
+    try:
+        place = {"TEMPORAL_ADDRESS": f"127.0.0.1:{ports.frontend}", "INGEST_ROOTS": str(folder)}
+        told: list[tuple[float, str]] = []
+
+        async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+            told.append((progress, message or ""))
+
+        async with serve(home, **place, **bedrock.settings, CALL_TIMEOUT_SECONDS="200") as client:
+            arguments = {"sources": [str(folder)], "user_id": user}
+            result = await client.call_tool("ingest_documents", arguments, progress_callback=on_progress)
+            assert (content(result)["stored"], content(result)["chunks"]) == (110, 110)
+            status = content(await client.call_tool("task_status", {"task_id": workflow_id(result)}))
+            assert (status["status"], status["result"]["stored"]) == ("completed", 110)
+        temporal = await connect(Settings(durable_context_home=home), place["TEMPORAL_ADDRESS"])
+        lengths = []
+        run: str | None = None
+        while run is None or run:
+            history = await temporal.get_workflow_handle(workflow_id(result), run_id=run).fetch_history()
+            lengths.append(len(history.events))
+            run = history.events[0].workflow_execution_started_event_attributes.continued_execution_run_id
+    finally:
+        await server.stop()
+    assert len(lengths) > 3
+    assert max(lengths) < 250
+    fractions = [fraction for fraction, _ in told]
+    assert fractions == sorted(fractions)
+    assert any("of 110 sources are done" in message for _, message in told)
+    assert len(StoreFile(home).chunks(user)) == 110
+    assert list((home / "contents").iterdir()) == []
 
 
 async def test_a_throttled_model_is_waited_for(

@@ -5,14 +5,17 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 from mcp import Client
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client as TemporalClient
 
 from activities.memory import memory_workflow_id
 from mcp_server.local.stack import Addresses
+from mcp_server.tasks import IDEMPOTENCY_KEY
 from tests.conftest import command, content, environment, error, message, serve, task_of, workflow_id
 from tests.e2e.test_stdio import INITIALIZE, INITIALIZED, ask, gone, raw, request, stack_gone
 from tests.faults.bedrock_endpoint import Endpoint, serve_endpoint
@@ -247,6 +250,41 @@ async def test_a_worker_killed_while_memories_form_loses_and_doubles_none(
     assert found["summary_model"] == "us.amazon.nova-lite-v1:0"
 
 
+async def test_a_worker_killed_while_the_model_answers_is_taken_over_soon(
+    temporal: TemporalClient, bedrock: Endpoint, shared: dict[str, str], tmp_path: Path, user: str
+) -> None:
+    """Nobody waits as long as a model may take."""
+    settings = shared | bedrock.settings | {"LLM_MODEL_ID": "us.amazon.nova-lite-v1:0"}
+    bedrock.answers.clear()
+    first = await asyncio.create_subprocess_exec(*command("worker"), env=environment(tmp_path, **settings))
+    second = await asyncio.create_subprocess_exec(*command("worker"), env=environment(tmp_path, **settings))
+    workers = [first, second]
+    try:
+        async with serve(tmp_path, "--no-worker", **settings) as client:
+            text = "Please remember that I live at number 7."
+            stored = content(await client.call_tool("store_memory", PLEASE_KEEP | {"text": text}))
+            remembering = temporal.get_workflow_handle(memory_workflow_id(user, "default"))
+            async with asyncio.timeout(30):
+                while not bedrock.asked:
+                    await asyncio.sleep(0.01)
+            started = EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED
+            tasks = [one async for one in remembering.fetch_history_events() if one.event_type == started]
+            identity = tasks[-1].workflow_task_started_event_attributes.identity
+            [busy] = [one for one in workers if str(one.pid) == identity.partition("@")[0]]
+            busy.kill()
+            await busy.wait()
+            bedrock.answers.set()
+            async with asyncio.timeout(60):
+                await remembering.result()
+            [memory] = content(await client.call_tool("list_memories", {}))["memories"]
+            assert memory["source_messages"] == [stored["message_id"]]
+    finally:
+        for process in workers:
+            if process.returncode is None:
+                process.terminate()
+                await process.wait()
+
+
 def count_messages(home: Path) -> int:
     db = apsw.Connection(str(home / "store.db"), flags=apsw.SQLITE_OPEN_READONLY)
     try:
@@ -264,3 +302,31 @@ async def test_the_web_key_never_shows(shared: dict[str, str], bedrock: Endpoint
         shown = str((await client.read_resource("config://settings")).contents)
     assert "hunter2" not in message(result) + shown
     assert "hunter2" not in "".join(file.read_text() for file in (tmp_path / "logs").glob("*.log"))
+
+
+async def test_a_text_is_held_no_longer_than_an_ingestion_needs_it(
+    bedrock: Endpoint, shared: dict[str, str], tmp_path: Path
+) -> None:
+    """Made again with its key, cancelled, or never begun, a call leaves no copy of its text in the data folder."""
+    contents = tmp_path / "contents"
+    text = {"text": "# Tide table\n\nHigh water is at noon.", "name": "tides"}
+    key: Any = {IDEMPOTENCY_KEY: "tides"}
+    async with serve(tmp_path, CALL_TIMEOUT_SECONDS="6", **shared, **bedrock.settings) as client:
+        for _ in range(2):
+            stored = content(await client.call_tool("ingest_documents", text, meta=key))
+            assert (stored["stored"], stored["failed"]) == (1, 0)
+            assert list(contents.iterdir()) == []
+
+        bedrock.failures, bedrock.for_ever = [(503, "ServiceUnavailableException", "try later")], True
+        late = task_of(await client.call_tool("ingest_documents", {**text, "text": "# Tide table\n\nNo water."}))
+        assert len(list(contents.iterdir())) == 2
+        await client.call_tool("cancel_task", {"task_id": late["task_id"]})
+        async with asyncio.timeout(30):
+            while list(contents.iterdir()):
+                await asyncio.sleep(0.05)
+        status = content(await client.call_tool("task_status", {"task_id": late["task_id"]}))
+        assert status["status"] in ("working", "cancelled")
+    nowhere = {"TEMPORAL_ADDRESS": "127.0.0.1:1", "CALL_TIMEOUT_SECONDS": "3"} | bedrock.settings
+    async with serve(tmp_path, **nowhere) as client:
+        assert "nothing was started" in error(await client.call_tool("ingest_documents", text))
+    assert list(contents.iterdir()) == []

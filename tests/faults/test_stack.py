@@ -141,6 +141,33 @@ async def test_a_killed_temporal_server_is_replaced(tmp_path: Path) -> None:
     await stack_gone(home)
 
 
+async def test_a_temporal_server_is_replaced_whenever_it_ends_though_the_state_can_t_be_written(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    async with serve(home) as client:
+        content(await client.call_tool("store_memory", PLEASE_KEEP))
+        # As good as a full disk to the supervisor.
+        (home / "stack.json.new").mkdir()
+        known: set[int] = set()
+        for _ in range(2):
+            async with asyncio.timeout(30):
+                while not (fresh := dev_servers_of(home) - known):
+                    await asyncio.sleep(0.05)
+            [dev_server] = fresh
+            known.add(dev_server)
+            os.kill(dev_server, signal.SIGKILL)
+        content(await client.call_tool("store_memory", PLEASE_KEEP))
+        assert await messages_of(client) == ["Keep this."] * 2
+        (home / "stack.json.new").rmdir()
+    await stack_gone(home)
+
+
+def dev_servers_of(home: Path) -> set[int]:
+    """Process ids of the Temporal dev servers of a data folder."""
+    found = psutil.process_iter(["pid", "cmdline"])
+    # The command line of a process that is ending can't be read.
+    return {one.info["pid"] for one in found if str(home / "temporal.db") in (one.info["cmdline"] or [])}
+
+
 async def test_work_in_flight_survives_the_end_of_every_process(tmp_path: Path) -> None:
     home = tmp_path / "home"
     async with serve(home, CALL_TIMEOUT_SECONDS="1") as client:

@@ -44,6 +44,13 @@ async def test_the_sentence_that_answers_is_quoted_with_its_number() -> None:
     assert quoted(given) == ["- The harbour closes for ships in November. [2]"]
 
 
+async def test_a_documents_own_notes_are_no_citations() -> None:
+    page = Passage(id="1", kind="document", text="The harbour closes for ships in November.[1][12]")
+    assert quoted(await asked("When does the harbour close for ships?", page)) == [
+        "- The harbour closes for ships in November. [1]"
+    ]
+
+
 async def test_the_user_is_quoted_as_such() -> None:
     assert quoted(await asked("Where do I live?", HARBOUR, HOME)) == [
         "- You said: Please remember that I live in Oslo. [2]"

@@ -1,9 +1,23 @@
-"""Which queries are identical."""
+"""Which queries are identical, which answers are given, and when they have expired."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from activities.cache import E5_THRESHOLD, OTHER_THRESHOLD, default_threshold, entry_id, is_hit, query_hash
-from activities.models import CacheScope
+from activities.cache import (
+    E5_THRESHOLD,
+    OTHER_THRESHOLD,
+    CacheActivities,
+    default_threshold,
+    entry_id,
+    is_hit,
+    query_hash,
+)
+from activities.models import CacheLookup, CacheScope, DatedCacheCheck
+from activities.store.base import OpenedStore
+from activities.store.sqlite import SqliteStore
+from tests.contract.records import MODEL, NORTH, entry
 
 
 @pytest.mark.parametrize(
@@ -47,3 +61,23 @@ def test_a_hit_needs_both_the_cosine_and_the_words() -> None:
     assert is_hit("How tall is Everest?", "What is the height of Everest?", 0.9, 0.9)
     assert not is_hit("How tall is Everest?", "What is the height of Everest?", 0.89, 0.9)
     assert not is_hit("How tall is Everest?", "How tall is Elbrus?", 1, 0)
+
+
+async def test_expiry_goes_by_temporal_s_clock_whatever_a_worker_s_says(tmp_path: Path) -> None:
+    """The answers are of years ago and fresh to Temporal: this worker's clock is that far ahead."""
+    then = datetime(2020, 5, 3, 12, tzinfo=UTC)
+    cache = CacheActivities(OpenedStore(SqliteStore(tmp_path / "store.db"), MODEL), 0.9)
+    for query in ("Who has the key?", "Who has the lamp?"):
+        known = entry(
+            query, query_hash(query), NORTH, query=query, created_at=then, expires_at=then + timedelta(hours=1)
+        )
+        await cache.put_cache_entry(known)
+
+    check = DatedCacheCheck(user_id="ann", query="Who has the key?", now=then + timedelta(minutes=1))
+    lookup = CacheLookup(**check.model_dump(), embedding=NORTH)
+    assert (await cache.cached_answer(check)).hit
+    assert (await cache.similar_answer(lookup)).hit
+
+    late = {"now": then + timedelta(hours=2)}
+    assert not (await cache.cached_answer(check.model_copy(update=late))).hit
+    assert not (await cache.similar_answer(lookup.model_copy(update=late))).hit

