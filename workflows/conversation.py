@@ -260,6 +260,7 @@ class ConversationWorkflow:
                     self._key,
                     start_to_close_timeout=timedelta(minutes=2),
                     schedule_to_close_timeout=timedelta(minutes=10),
+                    heartbeat_timeout=HEARTBEAT,
                     retry_policy=DURABLY,
                 )
             self._summary = await step(ConversationActivities.conversation_summary, self._key, give_up=READ_GIVE_UP)

@@ -14,7 +14,6 @@ with workflow.unsafe.imports_passed_through():
         SYSTEM,
         SYSTEM_VERSION,
         ConversationActivities,
-        conversation_workflow_id,
         generation_id,
         stands_alone,
         stored_ids,
@@ -24,7 +23,6 @@ with workflow.unsafe.imports_passed_through():
     from activities.memory import MemoryActivities
     from activities.models import (
         EMBEDDED,
-        CacheCheckParams,
         CacheEntry,
         CacheHit,
         CacheLookup,
@@ -34,6 +32,7 @@ with workflow.unsafe.imports_passed_through():
         ConversationKey,
         ConversationReply,
         ConversationTurn,
+        DatedCacheCheck,
         EmbedParams,
         GenerationParams,
         GenerationResult,
@@ -72,9 +71,7 @@ class Turn:
         self._prompt = prompt
         self._earlier = earlier
         self._last_at = last_at
-        task_queue = workflow.info().task_queue
-        self._workflow_id = conversation_workflow_id(task_queue, key.user_id, key.conversation_id)
-        self._prompt_id, self._answer_id = stored_ids(self._workflow_id, prompt.message_id)
+        self._prompt_id, self._answer_id = stored_ids(workflow.info().workflow_id, prompt.message_id)
         self._asked_at = self._answered_at = workflow.now()
         self._embedding = b""
         self._stands_alone = False
@@ -167,8 +164,8 @@ class Turn:
         return CacheScope(namespace=f"conversation{uses}", model=opened.model_id)
 
     async def _cached(self, opened: OpenedTurn) -> ConversationReply | None:
-        params = CacheCheckParams(
-            user_id=self._user_id, query=self._prompt.text, **self._scope(opened).model_dump(exclude_none=True)
+        params = DatedCacheCheck(
+            user_id=self._user_id, query=self._prompt.text, now=workflow.now(), **self._scope(opened).model_dump()
         )
         found = await step(CacheActivities.cached_answer, params, give_up=READ_GIVE_UP)
         if not found.hit:

@@ -7,7 +7,7 @@ from pathlib import Path
 from temporalio.client import Client
 
 from activities.conversation import conversation_workflow_id
-from activities.models import ConversationReply, ConverseParams
+from activities.models import ConversationReply, ConversationTurn, ConverseParams
 from mcp_server.local.stack import Addresses
 from tests.faults.bedrock_endpoint import Reply, serve_endpoint
 from tests.faults.test_ingestion import StoreFile, Workers
@@ -37,10 +37,8 @@ async def test_a_worker_killed_while_the_model_answers(
 
             assert isinstance(reply, ConversationReply)
             assert reply.answer == "The whole answer."
-            conversation = conversation_workflow_id(user, user, "c")
-            turns = await temporal.get_workflow_handle_for(ConversationWorkflow.run, conversation).query(
-                ConversationWorkflow.history
-            )
+            conversation = temporal.get_workflow_handle(conversation_workflow_id(user, user, "c"))
+            turns: list[ConversationTurn] = await conversation.query(ConversationWorkflow.history)
             assert [(turn.prompt, turn.reply.answer) for turn in turns] == [(params.prompt, reply.answer)]
             never.set()
         rows = StoreFile(tmp_path).rows("select message_id, message_type, text from conversations order by timestamp")

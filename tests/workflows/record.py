@@ -152,6 +152,8 @@ async def record_continued(temporal: TemporalClient, home: Path) -> None:
     async with serve(home, CONVERSATION_HISTORY_TOKENS="100") as client:
         for number in range(6):
             await client.call_tool("converse", {"prompt": f"Buoy {number} drifts past rock 7.", "conversation_id": "d"})
+    async with serve(home) as client:
+        await client.call_tool("converse", {"prompt": "Which buoy drifts?", "conversation_id": "d"})
     workflow_id = conversation_workflow_id("durable-context", "default", "d")
     latest = (await temporal.get_workflow_handle(workflow_id).fetch_history()).events[0]
     before = latest.workflow_execution_started_event_attributes.continued_execution_run_id
