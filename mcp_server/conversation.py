@@ -105,8 +105,8 @@ class Conversations:
     def _shown(task: "TaskResult", body: ConversationBody) -> Response:
         # A new conversation is named after its first call.
         conversation_id = body.conversation_id or task.task_id.rpartition("-")[2]
-        if task.status == "failed":
-            return JSONResponse({"error": task.message}, 422)
+        if task.status in ("failed", "cancelled"):
+            return JSONResponse({"error": task.message}, 422 if task.status == "failed" else 409)
         if task.status == "completed" and body.wait:
             return JSONResponse(task.result)
         accepted = task.result or {"conversation_id": conversation_id, "status": task.status, "message": task.message}

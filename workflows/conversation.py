@@ -345,9 +345,14 @@ def _refusal(error: BaseException) -> ApplicationError:
 
 
 async def _drop(images: Iterable[PreparedImage | None]) -> None:
-    """Drop images that are shown no more."""
+    """Drop images that are shown no more; one that can't be reached now goes when contents are purged."""
     if names := [image.content for image in images if image is not None]:
-        await step(DocumentActivities.drop_contents, ContentNames(names=names))
+        try:
+            await step(DocumentActivities.drop_contents, ContentNames(names=names), give_up=READ_GIVE_UP)
+        except FailureError as error:
+            if is_cancelled_exception(error):
+                raise
+            workflow.logger.exception("images of a conversation aren't dropped")
 
 
 @workflow.defn
