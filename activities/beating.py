@@ -20,14 +20,14 @@ SOURCE_ATTEMPTS = 6
 
 @contextlib.asynccontextmanager
 async def beating(progress: Sequence[object] = ()) -> AsyncIterator[None]:
-    """Heartbeat for the length of the block.
+    """Heartbeat for the length of the block; a local activity needs none, since its workflow task tells of it.
 
     Args:
         progress: What to tell, which the block may change.
     """
 
     async def beat() -> None:
-        while True:
+        while not activity.info().is_local:
             activity.heartbeat(*progress)
             await asyncio.sleep(BEAT_SECONDS)
 

@@ -1,6 +1,7 @@
 """Documents: list what there is, fetch it, read it in chunks, embed those, and swap them for the old ones."""
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -111,12 +112,13 @@ class DocumentActivities:
             total, pages = 0, list[str]()
             try:
                 while page := await asyncio.to_thread(lambda: list(islice(found, PAGE_SOURCES))):
-                    pages.append(f"{info.workflow_id}-sources-{len(pages)}")
+                    pages.append(listing_page(str(info.workflow_id), len(pages)))
                     await self._contents.put(pages[-1], _SOURCES.dump_json(page))
                     total += len(page)
             except asyncio.CancelledError:
                 # Nobody will know of them.
-                await self.drop_contents(ContentNames(names=pages))
+                with contextlib.suppress(ApplicationError):
+                    await self.drop_contents(ContentNames(names=pages))
                 raise
             return Listing(pages=pages, total=total)
 
@@ -312,6 +314,11 @@ class DocumentActivities:
         if found is None:
             raise failure("rejected", "There is no such document. Search hits name theirs as document_id.")
         return found
+
+
+def listing_page(workflow_id: str, number: int) -> str:
+    """The content that is a page of a workflow's listing."""
+    return f"{workflow_id}-sources-{number}"
 
 
 def _held(request: SourceRequest) -> Source:

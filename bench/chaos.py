@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -85,7 +86,12 @@ def play(store: StoreName, options: argparse.Namespace, no_mounts: str | None) -
         home = Path(place) / "home"
         home.mkdir()
         with own_disk(home, no_mounts) as disk:
-            return asyncio.run(_play(store, options, Path(place), home, disk))
+            report = asyncio.run(_play(store, options, Path(place), home, disk))
+        if sum(report.wrong.values()):
+            kept = Path(tempfile.mkdtemp(prefix=f"chaos-{store}-{options.seed}-"))
+            shutil.copytree(Path(place) / "logs", kept, dirs_exist_ok=True)
+            report.notes.append(f"what servers and workers said is kept in {kept}")
+        return report
 
 
 async def _play(store: StoreName, options: argparse.Namespace, folder: Path, home: Path, disk: str | None) -> Report:

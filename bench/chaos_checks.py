@@ -233,7 +233,14 @@ def _embedded_records(home: Path) -> Records:
         [(records.staged,)] = rows("select count(*) from staged_vectors")
         for table in ("documents", "conversations", "contexts", "memory_nodes", "cache"):
             ids = rows(f"select id from {table} order by id")
-            indexes = [("vectors", f"select rowid from {table}_vectors_rowids order by rowid")]
+            indexes = [("vectors", f"select id from {table}_vectors order by id")]
+            if table == "cache":
+                indexes = [("vectors", "select rowid from cache_vectors_rowids order by rowid")]
+            else:
+                counted = rows(f"select user_id, count(*) from {table} group by user_id order by user_id")
+                kept = f"select user_id, sum(records) from shares where name = '{table}' and records > 0 "
+                if rows(f"{kept} group by user_id order by user_id") != counted:
+                    records.disagreeing.append(f"the shares of {table} don't count its records")
             if table in ("documents", "conversations", "contexts"):
                 indexes.append(("keywords", f"select id from {table}_text_docsize order by id"))
                 db.execute(f"insert into {table}_text({table}_text) values('integrity-check')")

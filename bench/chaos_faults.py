@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import apsw
 
-from bench.chaos_stage import ROLES, Stage
+from bench.chaos_stage import ALONE, ROLES, Stage
 from tests.faults.wire import Moment
 
 WORKERS = ("worker-1", "worker-2", "stdio-1")
@@ -98,7 +98,7 @@ async def kill_everything(stage: Stage, fault: Fault) -> str:
 
 async def stop_process(stage: Stage, fault: Fault) -> str:
     """A process stands still, and then goes on as if nothing had been."""
-    role = fault.among((*ROLES, "temporal"))
+    role = fault.among((*ALONE, "temporal"))
     pid = stage.pid_of(role)
     if pid is None:
         return ""
@@ -211,7 +211,7 @@ async def fill_disk(stage: Stage, fault: Fault) -> str:
 
 async def skew_clock(stage: Stage, fault: Fault) -> str:
     """A process's clock is set wrong while it runs, and right again."""
-    role, seconds = fault.among(ROLES), SKEWS[int(fault.other * len(SKEWS))]
+    role, seconds = fault.among(ALONE), SKEWS[int(fault.other * len(SKEWS))]
     stage.clocks.set(role, seconds)
     try:
         await asyncio.sleep(fault.seconds * 1.5)
@@ -309,7 +309,7 @@ class Faults:
 
     async def _mend(self) -> None:
         """Have every process live and run that is to."""
-        for role in ROLES:
+        for role in ALONE:
             self._stage.clocks.set(role, 0)
             self._stage.send(role, signal.SIGCONT)
         self._stage.send("temporal", signal.SIGCONT)

@@ -49,6 +49,8 @@ ROLES = ("worker-1", "worker-2", "http", "stdio-1", "stdio-2")
 
 `http` and `stdio-2` only start workflows; `stdio-1` runs them too.
 """
+ALONE = ("worker-1", "worker-2", "http")
+"""Those that aren't forked from the embedded stack: only these can be stopped, and have a clock of their own."""
 
 _NEW_MOUNTS, _NEW_USER = 0x00020000, 0x10000000
 _PRIVATE, _RECURSIVE, _DETACH = 1 << 18, 1 << 14, 2
@@ -95,7 +97,7 @@ def own_disk(folder: Path, no_mounts: str | None) -> Iterator[str | None]:
 
 
 class Clocks:
-    """The clocks of the product's processes, each of which can be set wrong while its process runs.
+    """The clocks of processes that stand ALONE, each of which can be set wrong while its process runs.
 
     Attributes:
         missing: Why there are none.
@@ -116,7 +118,7 @@ class Clocks:
         if built.returncode:
             self.missing = f"bench/chaos_clock.c can't be built: {built.stderr.strip()}"
             return
-        for role in ROLES:
+        for role in ALONE:
             self._file(role).write_bytes(bytes(8))
 
     def _file(self, role: str) -> Path:
@@ -124,7 +126,9 @@ class Clocks:
 
     def environment(self, role: str) -> dict[str, str]:
         """What a process is started with to have its own clock."""
-        return {} if self.missing else {"LD_PRELOAD": str(self._library), "CHAOS_CLOCK": str(self._file(role))}
+        if self.missing or role not in ALONE:
+            return {}
+        return {"LD_PRELOAD": str(self._library), "CHAOS_CLOCK": str(self._file(role))}
 
     def set(self, role: str, seconds: float) -> None:
         """Set a clock this far ahead of the right time."""

@@ -44,7 +44,7 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel, Field
 
-from mcp_server.runtime import CallError, Runtime, UnreachableError, explain_failure
+from mcp_server.runtime import RETRY_SECONDS, CallError, Runtime, UnreachableError, explain_failure
 
 if TYPE_CHECKING:
     from temporalio.client import WorkflowExecutionDescription, WorkflowHandle
@@ -304,7 +304,7 @@ class Tasks(Extension):
             if call.key is not None:
                 # Whose work it is isn't known yet: cancelling the call must not end another's.
                 handle = await self._runtime.start(workflow, params, workflow_id, memo, deadline)
-                await self._check_same(call, workflow_id, memo["task"]["arguments"])
+                await self._check_same(call, workflow_id, memo["task"]["arguments"], deadline)
             async with self._cancelled_with(call, workflow_id):
                 if call.key is None:
                     handle = await self._runtime.start(workflow, params, workflow_id, memo, deadline)
@@ -357,8 +357,21 @@ class Tasks(Extension):
         with contextlib.suppress(ApplicationError):
             await self._runtime.contents.drop(name)
 
-    async def _check_same(self, call: _Call, workflow_id: str, arguments: str) -> None:
-        state = await self._state_of(call.owner, workflow_id)
+    async def _check_same(self, call: _Call, workflow_id: str, arguments: str, deadline: float) -> None:
+        """Whether the workflow of a key that was used before has these arguments.
+
+        Raises:
+            CallError: where it has others, or nobody answers that before the deadline.
+        """
+        while True:
+            try:
+                state = await self._state_of(call.owner, workflow_id)
+                break
+            except UnreachableError as error:
+                if time.monotonic() >= deadline:
+                    unknown = "It isn't known whether the work was started; a call with the same key answers that."
+                    raise CallError(f"{error} {unknown}", workflow_id) from None
+                await asyncio.sleep(RETRY_SECONDS)
         if state.memo["task"]["arguments"] != arguments:
             raise CallError(f"_meta: {IDEMPOTENCY_KEY} was used for other arguments. Give every new call a new key.")
 

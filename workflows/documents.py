@@ -11,7 +11,7 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError, FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from activities.documents import FETCH_ATTEMPTS, DocumentActivities
+    from activities.documents import FETCH_ATTEMPTS, DocumentActivities, listing_page
     from activities.errors import KINDS
     from activities.images import ImageActivities
     from activities.models import (
@@ -74,7 +74,7 @@ class DataIngestionWorkflow:
         try:
             if self._listing is None:
                 report("listing", message="Looking for sources.")
-                self._listing = await _durably(DocumentActivities.list_sources, params, params.files_queue)
+                self._listing = await self._list()
                 self._report(self._listing.total)
             workers += [asyncio.create_task(self._work(self._listing)) for _ in range(CONCURRENCY)]
             await asyncio.gather(*workers)
@@ -87,16 +87,38 @@ class DataIngestionWorkflow:
         await step(DocumentActivities.drop_contents, ContentNames(names=self._listing.pages))
         return self._result
 
+    async def _list(self) -> Listing:
+        """List the sources. Cancelled meanwhile, it waits until the activity has ended: no page comes after that."""
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            self._listing = await _durably(
+                DocumentActivities.list_sources,
+                self._params,
+                self._params.files_queue,
+                cancellation=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+            )
+        except FailureError:
+            if not task.cancelling():
+                raise
+        if task.cancelling():
+            raise asyncio.CancelledError
+        assert self._listing is not None
+        return self._listing
+
     async def _abandon(self, workers: list[asyncio.Task[None]]) -> None:
         """Keep nothing of what won't be ingested any more."""
         if self._listing is None:
             held = [request.content for request in self._params.sources if request.content]
-            await step(DocumentActivities.drop_contents, ContentNames(names=held))
+            # Of a listing that was cut short the first page may be there; the activity drops what else it has put.
+            first = listing_page(workflow.info().workflow_id, 0)
+            await step(DocumentActivities.drop_contents, ContentNames(names=[*held, first]))
             return
         for worker in workers:
             worker.cancel()
-        # Each drops what it has under way.
-        await workflow.wait(workers)
+        if workers:
+            # Each drops what it has under way.
+            await workflow.wait(workers)
         await step(DocumentActivities.drop_listing, ContentNames(names=self._listing.pages))
 
     @workflow.query
@@ -199,7 +221,11 @@ class DataIngestionWorkflow:
 
 
 async def _durably(
-    method: Callable[..., Awaitable[Result]], argument: object, queue: str | None = None, retry: RetryPolicy = DURABLY
+    method: Callable[..., Awaitable[Result]],
+    argument: object,
+    queue: str | None = None,
+    retry: RetryPolicy = DURABLY,
+    cancellation: workflow.ActivityCancellationType = workflow.ActivityCancellationType.TRY_CANCEL,
 ) -> Result:
     """Run an activity on a task queue (the workflow's own if None), as long as it takes."""
     return await workflow.execute_activity(
@@ -211,6 +237,7 @@ async def _durably(
         schedule_to_close_timeout=WRITE_GIVE_UP,
         heartbeat_timeout=HEARTBEAT,
         retry_policy=retry,
+        cancellation_type=cancellation,
     )
 
 

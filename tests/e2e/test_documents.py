@@ -467,9 +467,17 @@ async def test_a_server_without_a_worker_takes_uploads(home: Path, stack: Addres
             assert (await ingest(client, user, text="More.", name="b"))["stored"] == 1
 
 
+async def until_ready(http: httpx.AsyncClient, address: str) -> None:
+    """Return once a server has reached Temporal and the others: until then its calls spend their time waiting."""
+    async with asyncio.timeout(60):
+        while (await http.get(f"{address}/health")).status_code != 200:
+            await asyncio.sleep(0.1)
+
+
 async def test_a_long_upload_is_answered_with_its_task(home: Path, stack: Addresses, user: str) -> None:
     text = "Station reports calm water and light wind. " * 2000
     async with serve_http(home, CALL_TIMEOUT_SECONDS="3") as address, browser() as http:
+        await until_ready(http, address)
         answer = await http.post(f"{address}/upload", files={"f": ("a.txt", text.encode())}, data={"user_id": user})
         assert answer.status_code == 202, answer.text
         assert answer.headers["location"] == f"/upload/{answer.json()['task_id']}"
@@ -486,6 +494,7 @@ async def test_nothing_is_kept_of_an_upload_that_comes_to_nothing(
     long = "Station reports calm water and light wind. " * 4000
     files = [("f", (f"{number}.txt", f"{number} {long}".encode())) for number in range(8)]
     async with serve_http(home, CALL_TIMEOUT_SECONDS="5") as address, browser() as http:
+        await until_ready(http, address)
         answer = await http.post(f"{address}/upload", files=files, data={"user_id": user, "include": globs})
         task = answer.json()
         async with connected(address) as client:

@@ -16,7 +16,7 @@ SEED = "7"
 def test_nothing_is_lost_doubled_or_untrue_where_everything_breaks(
     store: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    line = [sys.executable, "-m", "bench.chaos", "--seed", SEED, "--minutes", "0.5", "--calls", "400", "--store", store]
+    line = [sys.executable, "-m", "bench.chaos", "--seed", SEED, "--minutes", "0.4", "--calls", "400", "--store", store]
     # It looks for what is left over itself.
     ran = subprocess.run(
         line, cwd=REPOSITORY, env=environment(tmp_path_factory.mktemp("unused")), capture_output=True, text=True

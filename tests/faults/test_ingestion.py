@@ -1,6 +1,7 @@
 """Ingestion whose workers are killed: it goes on where it was, and nothing is lost or doubled."""
 
 import asyncio
+import contextlib
 import random
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import apsw
 import pytest
 import sqlite_vec
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 
 from activities.models import IngestParams, IngestResult, SourceRequest
 from mcp_server.local.stack import Addresses
@@ -181,6 +182,29 @@ async def test_what_a_killed_worker_has_embedded_is_not_embedded_again(
     assert result.chunks <= len(bedrock.embedded) <= result.chunks + 2 * BATCH
     assert len(store.chunks(user)) == result.chunks
     assert store.rows(staged) == [(0,)]
+
+
+async def test_one_cancelled_at_any_moment_leaves_nothing_behind(
+    temporal: Client, user: str, settings: dict[str, str], tmp_path: Path
+) -> None:
+    folder, home = tmp_path / "notes", tmp_path / "home"
+    folder.mkdir()
+    home.mkdir()
+    for number in range(20):
+        (folder / f"{number}.md").write_text(f"# Buoy {number}\n\nIt drifts.")
+    contents, workers = home / "contents", Workers(home, settings)
+    async with workers.ending():
+        await workers.start()
+        async with asyncio.timeout(100):
+            assert (await (await ingestion(temporal, user, folder, user)).result()).stored == 20
+            for moment in range(12):
+                handle = await ingestion(temporal, user, folder, f"{user}-{moment}")
+                await asyncio.sleep(moment / 40)
+                await handle.cancel()
+                with contextlib.suppress(WorkflowFailureError):
+                    await handle.result()
+                assert (await handle.describe()).status is not WorkflowExecutionStatus.FAILED
+                assert list(contents.iterdir()) == []
 
 
 async def test_progress_within_a_document_is_told(
