@@ -11,7 +11,7 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError, FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from activities.conversation import MOVED, ConversationActivities, conversation_workflow_id, tokens_of
+    from activities.conversation import MOVED, ConversationActivities, conversation_workflow_id
     from activities.documents import FETCH_ATTEMPTS, DocumentActivities
     from activities.errors import KINDS
     from activities.models import (
@@ -35,6 +35,7 @@ with workflow.unsafe.imports_passed_through():
         SourceParams,
     )
     from activities.summaries import SummaryActivities
+    from activities.turn import tokens_of
     from workflows.images import ImageProcessingWorkflow
     from workflows.steps import DURABLY, HEARTBEAT, READ_GIVE_UP, WRITE_GIVE_UP, step
     from workflows.turn import Turn

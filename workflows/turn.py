@@ -10,16 +10,7 @@ from temporalio.exceptions import FailureError, is_cancelled_exception
 with workflow.unsafe.imports_passed_through():
     from activities.bedrock import BedrockActivities
     from activities.cache import CacheActivities, entry_id, query_hash
-    from activities.conversation import (
-        SYSTEM,
-        SYSTEM_VERSION,
-        ConversationActivities,
-        generation_id,
-        stands_alone,
-        stored_ids,
-        with_sources,
-        without_sources,
-    )
+    from activities.conversation import ConversationActivities, generation_id, stored_ids
     from activities.memory import MemoryActivities
     from activities.models import (
         EMBEDDED,
@@ -42,6 +33,7 @@ with workflow.unsafe.imports_passed_through():
         StoreTurnParams,
         TurnKey,
     )
+    from activities.turn import SYSTEM, SYSTEM_VERSION, stands_alone, with_sources, without_sources
     from workflows.generation import AIGenerationWorkflow
     from workflows.steps import READ_GIVE_UP, step
 

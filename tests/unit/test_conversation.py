@@ -6,17 +6,9 @@ from datetime import UTC, datetime
 import pytest
 from mcp.server.mcpserver.exceptions import ToolError
 
-from activities.conversation import (
-    conversation_workflow_id,
-    latest,
-    stands_alone,
-    stored_ids,
-    tokens_of,
-    with_sources,
-    within,
-    without_sources,
-)
+from activities.conversation import conversation_workflow_id, stored_ids
 from activities.models import Citation, ConversationMessage, Passage
+from activities.turn import latest, stands_alone, tokens_of, with_sources, within, without_sources
 from mcp_server.tools.conversation import image_bytes
 
 DAY = datetime(2026, 5, 3, tzinfo=UTC)
