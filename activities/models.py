@@ -1039,3 +1039,189 @@ class GenerationResult(Model):
     invocations: list[Invocation]
     tool_calls: list[ToolCall] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list, description="Such as a declared MCP server that can't be used.")
+
+
+# Conversations
+
+
+class ConversationLimits(Model):
+    """How much a conversation holds before it lets go of some, and how long it waits; each message brings its own."""
+
+    idle_seconds: float = Field(default=0, ge=0, description="Without a message for so long it ends; 0 for never.")
+    history_tokens: int = Field(default=8_000, ge=1, description="Most of what was said that a model is given again.")
+    context_tokens: int = Field(default=3_000, ge=1, description="Most of what is retrieved for a message.")
+    answer_tokens: int = Field(default=1_024, ge=1, description="Length of an answer, at most.")
+    cache_ttl_seconds: int = Field(default=86_400, ge=1, description="How long a cached answer lives.")
+
+
+class Prompt(Model):
+    """A message to a conversation."""
+
+    message_id: str = Field(description="Of the sender's: what is sent twice under one id is said once.")
+    text: str
+    image: PreparedImage | None = None
+    use_cache: bool = True
+    use_memory: bool = True
+    use_search: bool = True
+    limits: ConversationLimits = Field(default_factory=ConversationLimits)
+
+
+class CacheHit(Model):
+    """Which cached answer was given."""
+
+    similarity: float = Field(description="Cosine similarity of the two questions, 1 for an identical one.")
+    question: str = Field(description="The question that the answer was cached for.")
+    age_seconds: float
+
+
+class ConversationReply(Model):
+    """An answer in a conversation, and how it came about."""
+
+    conversation_id: str
+    message_id: str = Field(description="Id of the user's message as it is stored.")
+    answer_id: str = Field(description="Id of the answer as it is stored.")
+    answer: str = Field(description="With [number] where it cites, and at its end what it cites.")
+    cached: CacheHit | None = Field(description="Which cached answer it is; null where it was made for this message.")
+    citations: list[Citation] = Field(description="The documents and memories that it draws on, by number.")
+    model: str = Field(description="Which model answered, now or when the answer was cached.")
+    generative: bool = Field(description="False where the answer is only picked out of the passages that it cites.")
+    stop_reason: str = Field(description="end_turn where it is whole, max_tokens where it is cut off.")
+    invocations: list[Invocation] = Field(description="Each call of a model that was made for it.")
+    tool_calls: list[ToolCall] = Field(default_factory=list, description="Tools that the model called.")
+    warnings: list[str] = Field(default_factory=list, description="What the answer had to do without.")
+
+
+class ConversationTurn(Model):
+    """A message and its answer, as an open conversation holds them."""
+
+    sender_id: str = Field(description="The prompt's own message_id.")
+    prompt: str
+    asked_at: AwareDatetime
+    answered_at: AwareDatetime
+    image: PreparedImage | None = None
+    reply: ConversationReply
+
+
+class ConversationParams(ConversationKey):
+    """Which conversation it is, and what is carried over continue-as-new."""
+
+    turns: list[ConversationTurn] = Field(default_factory=list, description="The last ones, oldest first.")
+    summary: str = Field(default="", description="Of what was said, as far as it has been summarised.")
+    waiting: list[Prompt] = Field(default_factory=list, description="Messages that aren't answered yet, in turn.")
+    last_at: AwareDatetime | None = Field(default=None, description="The time of the last stored message.")
+    limits: ConversationLimits = Field(default_factory=ConversationLimits)
+    ending: bool = False
+
+
+class ConversationState(Model):
+    """An open conversation as it stands."""
+
+    turns: list[ConversationTurn] = Field(description="The last ones, oldest first.")
+    waiting: list[Prompt] = Field(description="Messages that aren't answered yet, in turn; the first is under way.")
+    summary: str
+    generation_id: str | None = Field(description="The workflow that answers now; null where none does.")
+
+
+class ConversationClosed(Model):
+    """What is left of a conversation that has ended: it opens again with its next message."""
+
+    conversation_id: str
+    summary: str = Field(description="What was said, as it is kept in memory; empty where nothing was.")
+
+
+class ConverseParams(Model):
+    """A message, as a caller gives it."""
+
+    user_id: str
+    conversation_id: str | None = Field(description="Null for a new one.")
+    prompt: str
+    image: Source | None = Field(default=None, description="By reference.")
+    roots: list[str] = Field(default_factory=list)
+    files_queue: str | None = None
+    wait: bool = Field(default=True, description="False to return as soon as it is in the conversation.")
+    use_cache: bool = True
+    use_memory: bool = True
+    use_search: bool = True
+    limits: ConversationLimits = Field(default_factory=ConversationLimits)
+
+
+class SendParams(ConversationKey):
+    prompt: Prompt
+    wait: bool = True
+
+
+class Accepted(Model):
+    """What a caller is told who doesn't wait for the answer."""
+
+    conversation_id: str
+    message_id: str = Field(description="Id under which the message is stored once it is answered.")
+
+
+class TurnKey(ConversationKey):
+    """Where a turn is stored, and how much of what was said before is wanted for it."""
+
+    prompt_id: str
+    answer_id: str
+    history_tokens: int
+
+
+class OpenedTurn(Model):
+    """What a turn begins with."""
+
+    answer: str | None = Field(description="What it was answered already, and stored; null where it wasn't.")
+    history: list[ConversationMessage] = Field(description="What was said last, oldest first.")
+    is_whole: bool = Field(description="Whether that is all that was said.")
+    summary: str = Field(description="Of all that was said, as far as it has been summarised.")
+    model_id: str = Field(description="Which model answers.")
+    generative: bool
+
+
+class ContextQuery(ConversationKey):
+    """What is to be retrieved for a message, already embedded."""
+
+    text: str
+    embedding: bytes
+    now: AwareDatetime
+    retrieval_id: str
+    tokens: int
+    use_memory: bool
+    use_search: bool
+    known: list[str] = Field(description="Ids of messages that the model is given anyway.")
+
+
+class Context(Model):
+    passages: list[Passage] = Field(description="Best first, as many as the budget holds.")
+
+
+class StoreTurnParams(TurnKey):
+    """A turn to be stored, both messages or none."""
+
+    prompt: str
+    asked_at: AwareDatetime
+    answer: str
+    answered_at: AwareDatetime
+
+
+class HistoryParams(ConversationKey):
+    limit: int = 50
+    cursor: str | None = None
+
+
+class HistoryMessage(ConversationMessage):
+    """A message of a conversation, and what is known of an answer while the conversation holds it."""
+
+    citations: list[Citation] = Field(default_factory=list)
+    cached: bool = False
+
+
+class ConversationHistory(Model):
+    """A page of a conversation, in the one order that everybody sees."""
+
+    conversation_id: str
+    is_open: bool = Field(description="Whether it waits for messages; one that has ended opens with the next.")
+    messages: list[HistoryMessage] = Field(description="Oldest first; without a cursor the latest.")
+    waiting: list[str] = Field(description="Messages that aren't answered yet, in turn; the first is under way.")
+    summary: str
+    next_cursor: str | None = Field(
+        default=None, description="Give it as cursor for what was said before; null where this is the beginning."
+    )

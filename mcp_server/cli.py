@@ -111,6 +111,27 @@ def build_parser() -> argparse.ArgumentParser:
         _add_owner(action)
         action.add_argument("--collection", type=_name, metavar="NAME", help="default: all of the user's")
 
+    chat = commands.add_parser(
+        "chat",
+        help="hold a conversation",
+        description="Talk with the model that LLM_MODEL_ID names, which draws on the user's documents, memories and "
+        "earlier conversations. A conversation outlives this process: attach to it again from here or elsewhere. Lines "
+        "can also be piped in, each a message. /end ends the conversation with a summary; /help names the other "
+        "commands.",
+        epilog="example: durable-context chat --conversation travel",
+    )
+    chat.add_argument(
+        "--conversation", type=_name, metavar="ID", help="the conversation to attach to (default: a new one)"
+    )
+    chat.add_argument("--user-id", type=_name, metavar="NAME", help="who is talking (default: DEFAULT_USER_ID)")
+    for use, what in (
+        ("cache", "answer anew, also where an answer is cached"),
+        ("memory", "draw on no other conversations"),
+        ("search", "draw on no documents"),
+    ):
+        chat.add_argument(f"--no-{use}", action="store_true", help=what)
+    chat.set_defaults(run=_chat)
+
     index = commands.add_parser(
         "index",
         help="create and check the indexes of the store in Atlas",
@@ -256,6 +277,15 @@ def _remove_documents(options: argparse.Namespace) -> int:
 def _as_stored(sources: list[str]) -> list[str]:
     """Sources as they are stored: a path that exists here is absolute."""
     return [str(Path(source).resolve()) if Path(source).exists() else source for source in sources]
+
+
+def _chat(options: argparse.Namespace) -> int:
+    from mcp_server.chat import ChatOptions, chat
+
+    settings = load_settings()
+    uses = {f"use_{use}": not getattr(options, f"no_{use}") for use in ("cache", "memory", "search")}
+    user_id = options.user_id or settings.default_user_id
+    return asyncio.run(chat(settings, ChatOptions(user_id, options.conversation, uses)))
 
 
 def _index(options: argparse.Namespace) -> int:

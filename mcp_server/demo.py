@@ -134,6 +134,8 @@ class Demo:
         await self.call("invalidate_cache", query=question)
         self._tell(await self.call("check_semantic_cache", query=question))
 
+        await self._converse()
+
         unwanted = {"query": "hazelnuts", "limit": 1}
         shown = _content(await self.call("forget", **unwanted))
         for match in shown["matches"]:
@@ -162,6 +164,28 @@ class Demo:
             where = " > ".join(dict.fromkeys([hit["metadata"]["title"], *hit["metadata"].get("headings", [])]))
             page = f", page {hit['metadata']['page']}" if "page" in hit["metadata"] else ""
             console.print(f"  {hit['score']:.2f} ({legs})  [green]{escape(where)}{page}[/]: {escape(text[:120])}…")
+
+    async def _converse(self) -> None:
+        """A short conversation, which draws on a document and on what was said before."""
+        for prompt in (
+            "What did Fresnel cut a lens into?",
+            "Who carried a coffee plant to Martinique?",
+            "Where does my sister live?",
+        ):
+            reply = _content(await self.call("converse", prompt=prompt, conversation_id="demo"))
+            console.print(f"  [green]{escape(reply['answer'])}[/]")
+            for one in reply["invocations"]:
+                used = f"{one['input_tokens']} tokens in, {one['output_tokens']} out, {one['latency_ms']} ms"
+                console.print(f"  [dim]{one['model_id']}, prompt {one['system_version']}: {used}[/]")
+        again = _content(await self.call("converse", prompt="What did Fresnel cut a lens into?", conversation_id="new"))
+        cached = again["cached"]
+        console.print(
+            f"  cached: {cached['question']}, {cached['age_seconds']:.1f} s ago" if cached else "  not cached"
+        )
+        told = _content(await self.call("conversation_history", conversation_id="demo"))
+        console.print(f"  {len(told['messages'])} messages, open: {told['is_open']}")
+        ended = _content(await self.call("end_conversation", conversation_id="demo"))
+        console.print(f"  summary: {escape(ended['summary'])}")
 
     async def _memories_formed(self) -> None:
         """Wait until the memories that the messages set off have formed, in the user's workflow."""

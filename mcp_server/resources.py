@@ -1,19 +1,19 @@
-"""The resources: is everything well, how is the server set up, and what does a document say?"""
+"""The resources: is everything well, how is the server set up, what does a document or a conversation say?"""
 
 import json
 from typing import Any
 
 from mcp.server.mcpserver import Context
-from mcp.server.mcpserver.exceptions import ResourceError
+from mcp.server.mcpserver.exceptions import ResourceError, ToolError
 
-from activities.models import DocumentKey
+from activities.models import DocumentKey, HistoryParams
 from mcp_server.health import check_engine, check_store, check_web_search
 from mcp_server.runtime import CallError, Runtime
 from mcp_server.server import DurableContextServer
 
 
 def register(server: DurableContextServer) -> None:
-    """Publish `health://status`, `config://settings` and `document://{document_id}`."""
+    """Publish `health://status`, `config://settings`, `document://…` and `conversation://…`."""
 
     @server.resource("health://status", title="Health", mime_type="application/json")
     async def status() -> str:
@@ -38,6 +38,27 @@ def register(server: DurableContextServer) -> None:
             key = DocumentKey(document_id=document_id, user_id=owner, position=max(0, position))
             return json.dumps(await server.runtime.run(DocumentReadWorkflow, key, "read_document"), ensure_ascii=False)
         except CallError as error:
+            raise ResourceError(str(error)) from None
+
+    @server.resource(
+        "conversation://{user_id}/{conversation_id}{?cursor}", title="Conversation", mime_type="application/json"
+    )
+    async def conversation(
+        ctx: Context[Any, Any], user_id: str, conversation_id: str, cursor: str | None = None
+    ) -> str:
+        """What was said in a conversation, oldest first, with its summary; the latest messages.
+
+        next_cursor is for those before them.
+        """
+        from workflows.conversation import ConversationHistoryWorkflow
+
+        try:
+            params = HistoryParams(
+                user_id=server.user(ctx, user_id), conversation_id=conversation_id, limit=100, cursor=cursor
+            )
+            found = await server.runtime.run(ConversationHistoryWorkflow, params, "read_conversation")
+            return json.dumps(found, ensure_ascii=False)
+        except (CallError, ToolError) as error:
             raise ResourceError(str(error)) from None
 
 

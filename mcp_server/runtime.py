@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from mcp_server.settings import Settings
@@ -166,6 +166,7 @@ def build_activities(settings: Settings, parts: Parts) -> list[object]:
     """Everything a worker runs activities of."""
     from activities.bedrock import BedrockActivities
     from activities.cache import CacheActivities, default_threshold
+    from activities.conversation import ConversationActivities
     from activities.documents import DocumentActivities
     from activities.forget import ForgetActivities, default_likeness
     from activities.generation import GenerationActivities
@@ -187,16 +188,19 @@ def build_activities(settings: Settings, parts: Parts) -> list[object]:
     reader = Reader(settings.chunk_tokens, settings.chunk_overlap_tokens)
     vision = build_vision(settings)
     describer = vision.model_id if vision else ""
+    memory = MemoryActivities(parts.store, parts.text, settings.memory_budget)
+    search = SearchActivities(parts.store)
     return [
         BedrockActivities(parts.embeddings),
         CacheActivities(parts.store, threshold),
+        ConversationActivities(parts.store, memory, search, parts.embeddings, parts.text),
         DocumentActivities(parts.store, contents, parts.embeddings, sources, reader, parts.web, describer),
         ForgetActivities(parts.store, default_likeness(parts.embeddings.model.model_id)),
         GenerationActivities(parts.chat, contents, key is not None, list(settings.mcp_servers)),
         ImageActivities(sources, contents, reader, vision, settings.image_max_side),
-        MemoryActivities(parts.store, parts.text, settings.memory_budget),
+        memory,
         ReembedActivities(parts.store.unopened, parts.embeddings),
-        SearchActivities(parts.store),
+        search,
         SummaryActivities(parts.store, parts.text),
         WebActivities(key.get_secret_value() if key else None, settings.tavily_base_url),
     ]
@@ -616,6 +620,19 @@ class Runtime:
                 if not _passes(error):
                     raise CallError(_explain_rpc(error, self.settings), workflow_id) from None
                 await asyncio.sleep(RETRY_SECONDS)
+
+    async def heard(self, description: "WorkflowExecutionDescription") -> dict[str, Any]:
+        """The progress that a workflow's present step tells by its heartbeats, in the form of `workflows.steps.report`.
+
+        Empty where it tells none.
+        """
+        for item in description.raw_description.pending_activities:
+            if self._client is not None and item.heartbeat_details.payloads:
+                [told, *_] = await self._client.data_converter.decode(item.heartbeat_details.payloads)
+                if isinstance(told, dict) and told.keys() == {"stage", "fraction", "message"}:
+                    at = item.last_heartbeat_time.ToDatetime(UTC)
+                    return {**told, "at": at.isoformat()}
+        return {}
 
     async def partial_answer(self, workflow_id: str) -> "PartialAnswer | None":
         """What there is so far of the answer that a workflow generates; None where none is being written.

@@ -15,7 +15,8 @@ from mcp_server.tasks import TaskResult, Tasks
 INSTRUCTIONS = """Durable context for an agent: long-term memory, document search, a cache of answers, and web search.
 Before answering, call check_semantic_cache with the user's question, then retrieve_memory and hybrid_search for what
 bears on it. After answering, call store_memory for the user's message and for your answer, and semantic_cache_response
-where the answer would serve the same question again."""
+where the answer would serve the same question again. Or let this server answer: converse does all of that, and holds
+conversations that outlive yours."""
 
 
 class DurableContextServer(MCPServer[dict[str, Any]]):
@@ -65,7 +66,7 @@ class DurableContextServer(MCPServer[dict[str, Any]]):
             ) from error
         except ToolError as error:
             if isinstance(error.__cause__, ValidationError):
-                raise ToolError(_describe(name, error.__cause__)) from None
+                raise ToolError(describe(name, error.__cause__)) from None
             raise ToolError(str(error).removeprefix(f"Error executing tool {name}: ")) from None
 
     def user(self, ctx: Context[Any, Any], user_id: str | None) -> str:
@@ -88,7 +89,7 @@ class DurableContextServer(MCPServer[dict[str, Any]]):
         return None if token is None else str(token.subject)
 
 
-def _describe(name: str, error: ValidationError) -> str:
+def describe(name: str, error: ValidationError) -> str:
     """What is wrong with a tool's arguments, without repeating their values."""
     problems: list[str] = []
     for item in error.errors(include_url=False, include_input=False):
@@ -113,10 +114,10 @@ def _is_branch(part: int | str) -> bool:
 def build_server(runtime: Runtime) -> DurableContextServer:
     """The server with everything it publishes."""
     from mcp_server import prompts, resources
-    from mcp_server.tools import cache, documents, forget, memory, search, tasks, web
+    from mcp_server.tools import cache, conversation, documents, forget, memory, search, tasks, web
 
     server = DurableContextServer(runtime)
-    for room in (search, documents, memory, forget, cache, web, tasks, prompts, resources):
+    for room in (search, documents, memory, forget, cache, web, conversation, tasks, prompts, resources):
         room.register(server)
     for tool in server._tool_manager.list_tools():
         tool.parameters["additionalProperties"] = False

@@ -158,6 +158,28 @@ class Settings(BaseSettings):
         default=10_000, ge=1, description="Memories kept for each user; the weakest beyond it are forgotten."
     )
 
+    conversation_idle_seconds: float = Field(
+        default=0,
+        ge=0,
+        le=31_536_000,
+        description="Without a message for so long a conversation ends, with a summary; 0 for never.",
+    )
+    conversation_history_tokens: int = Field(
+        default=8_000,
+        ge=100,
+        le=200_000,
+        description="How much of what was said last the model is given again, in tokens; the rest is summarised.",
+    )
+    conversation_context_tokens: int = Field(
+        default=3_000,
+        ge=100,
+        le=100_000,
+        description="How much of documents and memories is retrieved for a message, in tokens.",
+    )
+    conversation_answer_tokens: int = Field(
+        default=1_024, ge=16, le=64_000, description="Length of an answer, at most, in the model's tokens."
+    )
+
     auth_tokens: Annotated[list[str], NoDecode] = Field(
         default_factory=list,
         description="Bearer tokens for HTTP: comma-separated user:sha256 pairs, as `durable-context token` makes them.",

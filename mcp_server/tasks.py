@@ -334,14 +334,16 @@ class Tasks(Extension):
         return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
 
     async def hold(self, content: bytes) -> str:
-        """Keep what is too large for a history where the present call's workflow finds it; answer its name.
+        """Keep what is too large for a history where the workflow finds it that is to be run; answer its name.
 
         Raises:
             ToolError: where there is no room for it, or it can't be reached.
         """
         from temporalio.exceptions import ApplicationError
 
-        name = self._name(self._call.get(), "content", hashlib.sha256(content).hexdigest())
+        call = self._call.get(None)
+        digest = hashlib.sha256(content).hexdigest()
+        name = self._name(call, "content", digest) if call is not None else uuid.uuid4().hex
         try:
             await self._runtime.contents.put(name, content)
         except ApplicationError as error:
@@ -695,7 +697,8 @@ class Tasks(Extension):
         """A workflow as a task."""
         from temporalio.client import WorkflowExecutionStatus
 
-        progress = memo.get("progress") or {}
+        progress = memo.get("progress") or await self._runtime.heard(description)
+        memo = {**memo, "progress": progress}
         updated = datetime.fromisoformat(progress["at"]) if progress else description.start_time
         parts: dict[str, Any] = {"message": progress.get("message", ""), "lifetime": None}
         status: TaskStatus = "working"

@@ -140,7 +140,7 @@ def transport_security(settings: Settings, host: str) -> "TransportSecuritySetti
 
 
 def build_http_app(server: "DurableContextServer", host: str) -> "ASGIApp":
-    """The ASGI application: `/mcp`, `/upload`, and `GET /health` for whoever supervises the process.
+    """The ASGI application: `/mcp`, `/upload`, `/conversation`, and `GET /health` for whoever supervises the process.
 
     Raises:
         SettingsError: where `host` reaches beyond this machine and there are no tokens.
@@ -151,6 +151,7 @@ def build_http_app(server: "DurableContextServer", host: str) -> "ASGIApp":
     from starlette.responses import JSONResponse, Response
 
     from mcp_server.auth import StaticTokenVerifier, load_tokens
+    from mcp_server.conversation import Conversations
     from mcp_server.resources import health_report
     from mcp_server.upload import Uploads
 
@@ -169,6 +170,7 @@ def build_http_app(server: "DurableContextServer", host: str) -> "ASGIApp":
     server.custom_route("/health", methods=["GET"])(health)
     security = transport_security(server.runtime.settings, host)
     Uploads(server, security).register()
+    Conversations(server, security).register()
     app: ASGIApp = server.streamable_http_app(host=host, transport_security=security)
     if not tokens:
         return app

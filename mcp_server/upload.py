@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from mcp.server.transport_security import TransportSecurityMiddleware
@@ -39,6 +39,23 @@ _GLOB = TypeAdapter[str](Glob)
 _FIELDS = ("url", "collection", "user_id", "include", "exclude")
 
 
+def answering(security: "TransportSecuritySettings", handler: Callable[[Request], Awaitable[Response]]) -> Any:
+    """A handler that only answers the hosts and origins of `security`, and whose refusals are JSON."""
+    checks = TransportSecurityMiddleware(security)
+
+    async def answer(request: Request) -> Response:
+        if (refusal := await checks.validate_request(request)) is not None:
+            return refusal
+        try:
+            return await handler(request)
+        except HTTPException as error:
+            return JSONResponse({"error": error.detail}, error.status_code)
+        except CallError as error:
+            return JSONResponse({"error": str(error)}, 503)
+
+    return answer
+
+
 class Uploads:
     """The two endpoints.
 
@@ -49,28 +66,12 @@ class Uploads:
 
     def __init__(self, server: "DurableContextServer", security: "TransportSecuritySettings") -> None:
         self._server = server
-        self._security = TransportSecurityMiddleware(security)
+        self._security = security
 
     def register(self) -> None:
         """Publish `POST /upload` and `GET /upload/{task_id}`."""
-        self._server.custom_route("/upload", methods=["POST"])(self._answering(self._upload))
-        self._server.custom_route("/upload/{task_id}", methods=["GET"])(self._answering(self._look))
-
-    def _answering(self, handler: Any) -> Any:
-        """A handler whose refusals are JSON."""
-
-        async def answer(request: Request) -> Response:
-            if (refusal := await self._security.validate_request(request)) is not None:
-                return refusal
-            try:
-                response: Response = await handler(request)
-                return response
-            except HTTPException as error:
-                return JSONResponse({"error": error.detail}, error.status_code)
-            except CallError as error:
-                return JSONResponse({"error": str(error)}, 503)
-
-        return answer
+        self._server.custom_route("/upload", methods=["POST"])(answering(self._security, self._upload))
+        self._server.custom_route("/upload/{task_id}", methods=["GET"])(answering(self._security, self._look))
 
     async def _upload(self, request: Request) -> Response:
         """Ingest the files and URLs of a form; 200 with the result, or 202 with the task where it takes longer."""

@@ -31,7 +31,20 @@ CORPUS = REPOSITORY / "mcp_server" / "corpus"
 OURS = (
     *("TEMPORAL_", "AWS_", "MONGODB_", "DB_", "DOCUMENTS_", "CONVERSATIONS_", "VECTOR_", "EXTERNAL_", "EMBEDDING_"),
     "MCP_",
-    *("LLM_", "TAVILY_", "AUTH_", "ALLOWED_", "CACHE_", "MEMORY_", "CHUNK_", "INGEST_", "IMAGE_", "FETCH_", "VISION_"),
+    *(
+        "LLM_",
+        "TAVILY_",
+        "AUTH_",
+        "ALLOWED_",
+        "CACHE_",
+        "MEMORY_",
+        "CHUNK_",
+        "INGEST_",
+        "IMAGE_",
+        "FETCH_",
+        "VISION_",
+        "CONVERSATION_",
+    ),
 )
 
 

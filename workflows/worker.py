@@ -22,6 +22,12 @@ from temporalio.worker import (
 
 from activities.beating import beating
 from workflows.cache import CacheInvalidationWorkflow, CacheStorageWorkflow, SemanticCacheCheckWorkflow
+from workflows.conversation import (
+    ConversationEndWorkflow,
+    ConversationHistoryWorkflow,
+    ConversationWorkflow,
+    ConverseWorkflow,
+)
 from workflows.documents import (
     DataIngestionWorkflow,
     DocumentListWorkflow,
@@ -55,6 +61,10 @@ WORKFLOWS: list[type[Any]] = [
     AIGenerationWorkflow,
     CacheInvalidationWorkflow,
     CacheStorageWorkflow,
+    ConversationEndWorkflow,
+    ConversationHistoryWorkflow,
+    ConversationWorkflow,
+    ConverseWorkflow,
     DataIngestionWorkflow,
     DocumentListWorkflow,
     DocumentReadWorkflow,

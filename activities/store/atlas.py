@@ -107,6 +107,7 @@ from activities.store.base import (
     metadata_json,
     mismatch,
     page_of,
+    read_conversation_cursor,
     read_cursor,
     title_of,
     unknown_collection,
@@ -845,6 +846,14 @@ class AtlasStore:
         _ = self._opened_with
         async with self._db.explained():
             return await atlas_messages.before(self._db, place)
+
+    async def read_conversation(
+        self, user_id: str, conversation_id: str, limit: int, cursor: str | None = None
+    ) -> tuple[list[ConversationMessage], str | None]:
+        _ = self._opened_with
+        before = read_conversation_cursor(cursor) if cursor is not None else None
+        async with self._db.explained():
+            return await atlas_messages.page(self._db, user_id, conversation_id, limit, before)
 
     async def read_message(self, user_id: str, message_id: str) -> Message | None:
         _ = self._opened_with

@@ -5,9 +5,17 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from activities.models import ContextMessage, MemoryQuery, Message, MessagePlace, PreviousMessage, RelatedMessage
+from activities.models import (
+    ContextMessage,
+    ConversationMessage,
+    MemoryQuery,
+    Message,
+    MessagePlace,
+    PreviousMessage,
+    RelatedMessage,
+)
 from activities.store.atlas_search import Document, Found
-from activities.store.base import NEIGHBOURS
+from activities.store.base import NEIGHBOURS, conversation_cursor
 from activities.store.relevance import LABEL_CHARACTERS, Candidate, rank_messages
 from activities.store.times import micros, moment
 
@@ -79,6 +87,31 @@ async def before(db: "AtlasDatabase", place: MessagePlace) -> PreviousMessage | 
     async for one in found.sort([("timestamp_us", -1), ("stored_at", -1)]).limit(1):
         return PreviousMessage(message_id=one["_id"], text=one["text"])
     return None
+
+
+async def page(
+    db: "AtlasDatabase", user_id: str, conversation_id: str, limit: int, before: tuple[int, int] | None
+) -> tuple[list[ConversationMessage], str | None]:
+    """The latest messages of a conversation, or those before a place in it, and the cursor for those before them."""
+    where: Document = {"user_id": user_id, "conversation_id": conversation_id}
+    if before is not None:
+        at, stored = before
+        where["$or"] = [{"timestamp_us": {"$lt": at}}, {"timestamp_us": at, "stored_at": {"$lt": stored}}]
+    fields = {"message_type": 1, "text": 1, "timestamp_us": 1, "stored_at": 1}
+    found = db.collection("conversations").find(where, fields).sort([("timestamp_us", -1), ("stored_at", -1)])
+    latest = [one async for one in found.limit(limit + 1)]
+    kept = latest[:limit][::-1]
+    messages = [
+        ConversationMessage(
+            message_id=one["_id"],
+            message_type=one["message_type"],
+            text=one["text"],
+            timestamp=moment(one["timestamp_us"]),
+        )
+        for one in kept
+    ]
+    more = len(latest) > limit
+    return messages, conversation_cursor(kept[0]["timestamp_us"], kept[0]["stored_at"]) if more else None
 
 
 async def related(

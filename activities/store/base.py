@@ -149,6 +149,24 @@ def read_cursor(cursor: str) -> tuple[str, str]:
         raise failure("rejected", "cursor: no page came with this one; leave it out to begin") from None
 
 
+def conversation_cursor(timestamp: int, order: int) -> str:
+    """Where a page of a conversation begins, given the time of its first message in microseconds and its place."""
+    return base64.urlsafe_b64encode(json.dumps([timestamp, order]).encode()).decode()
+
+
+def read_conversation_cursor(cursor: str) -> tuple[int, int]:
+    """The same, given the cursor.
+
+    Raises:
+        ApplicationError: `rejected` for a cursor that no page came with.
+    """
+    try:
+        timestamp, order = (int(part) for part in read_cursor(cursor))
+    except ValueError:
+        raise failure("rejected", "cursor: no page came with this one; leave it out to begin") from None
+    return timestamp, order
+
+
 UNSCOPED = CacheScope()
 CACHE_CANDIDATES = 8
 """How many of the nearest cached queries are looked at: the nearest may ask for something else."""
@@ -246,6 +264,21 @@ class Store(Protocol):
 
     async def read_message(self, user_id: str, message_id: str) -> Message | None:
         """The user's message, or None where they have none of this id."""
+        ...
+
+    async def read_conversation(
+        self, user_id: str, conversation_id: str, limit: int, cursor: str | None = None
+    ) -> tuple[list[ConversationMessage], str | None]:
+        """The latest `limit` messages of a conversation, or those before a cursor, oldest first.
+
+        In order of time; equal times keep the order of storing.
+
+        Returns:
+            The messages, and the cursor for those before them; None where there are none.
+
+        Raises:
+            ApplicationError: `rejected` for a cursor of nothing.
+        """
         ...
 
     # Summaries

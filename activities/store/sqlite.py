@@ -60,6 +60,7 @@ from activities.store.base import (
     UNSCOPED,
     check_chunks,
     mismatch,
+    read_conversation_cursor,
     unknown_collection,
 )
 from activities.store.filters import parse_filter
@@ -183,6 +184,12 @@ class SqliteStore:
 
     async def message_before(self, place: MessagePlace) -> PreviousMessage | None:
         return await self._read(lambda db: sqlite_messages.before(db, place))
+
+    async def read_conversation(
+        self, user_id: str, conversation_id: str, limit: int, cursor: str | None = None
+    ) -> tuple[list[ConversationMessage], str | None]:
+        before = read_conversation_cursor(cursor) if cursor is not None else None
+        return await self._read(lambda db: sqlite_messages.page(db, user_id, conversation_id, limit, before))
 
     # Summaries
 

@@ -5,8 +5,16 @@ from typing import cast
 
 import apsw
 
-from activities.models import ContextMessage, MemoryQuery, Message, MessagePlace, PreviousMessage, RelatedMessage
-from activities.store.base import NEIGHBOURS
+from activities.models import (
+    ContextMessage,
+    ConversationMessage,
+    MemoryQuery,
+    Message,
+    MessagePlace,
+    PreviousMessage,
+    RelatedMessage,
+)
+from activities.store.base import NEIGHBOURS, conversation_cursor
 from activities.store.relevance import LABEL_CHARACTERS, Candidate, rank_messages
 from activities.store.sqlite_records import insert, select
 from activities.store.sqlite_search import legs
@@ -69,6 +77,20 @@ def before(db: apsw.Connection, place: MessagePlace) -> PreviousMessage | None:
     at = (place.user_id, place.conversation_id, micros(place.timestamp), place.message_id)
     found = select(db, "message_id, text", rest, at)
     return PreviousMessage(**found[0]) if found else None
+
+
+def page(
+    db: apsw.Connection, user_id: str, conversation_id: str, limit: int, before: tuple[int, int] | None
+) -> tuple[list[ConversationMessage], str | None]:
+    """The latest messages of a conversation, or those before a place in it, and the cursor for those before them."""
+    rest, arguments = "from conversations where user_id = ? and conversation_id = ?", [user_id, conversation_id]
+    columns = "id, message_id, message_type, text, timestamp"
+    rest += " and (timestamp, id) < (?, ?)" if before else ""
+    rest += " order by timestamp desc, id desc limit ?"
+    found = select(db, columns, rest, [*arguments, *(before or ()), limit + 1])
+    kept = found[:limit][::-1]
+    cursor = conversation_cursor(micros(kept[0]["timestamp"]), kept[0]["id"]) if len(found) > limit else None
+    return [ConversationMessage(**one) for one in kept], cursor
 
 
 def related(db: apsw.Connection, query: MemoryQuery, vector: bytes | None) -> list[RelatedMessage]:

@@ -11,7 +11,7 @@ from activities.models import EmbeddingModel, ForgetTarget, Message, MessageCont
 from activities.store.base import Store
 from activities.store.sqlite import SqliteStore
 from activities.store.sqlite_schema import _REEMBEDDING, _SCHEMA
-from tests.contract.records import EAST, MODEL, NOON, NORTH, NOWHERE, WEST, downgrade, message, retrieval
+from tests.contract.records import EAST, MODEL, NOON, NORTH, NOWHERE, WEST, downgrade, fails, message, retrieval
 
 
 def place(message_id: str = "new", minute: int = 0, user: str = "ann", conversation: str = "c") -> MessagePlace:
@@ -160,3 +160,30 @@ async def test_messages_of_an_older_file_are_found_as_before(tmp_path: Path, is_
     assert await found(store, "plum") == (["old", "new"] if is_filled else [])
     assert await found(store, "", EAST) == (["old", "new"] if is_filled else ["new"])
     await store.close()
+
+
+async def test_a_conversation_is_read_from_its_end_in_one_order(store: Store) -> None:
+    for minute in (4, 0, 2, 1):
+        await store.put_message(message(f"m{minute}", f"text {minute}", minute=minute))
+    await store.put_message(message("later", "said at the same time", minute=2))
+    await store.put_message(message("elsewhere", minute=3, conversation="d"))
+    await store.put_message(message("another's", minute=3, user="bob"))
+
+    latest, cursor = await store.read_conversation("ann", "c", 2)
+    assert [(one.message_id, one.text) for one in latest] == [("later", "said at the same time"), ("m4", "text 4")]
+    assert latest[0].timestamp == NOON + timedelta(minutes=2)
+    before, cursor = await store.read_conversation("ann", "c", 2, cursor)
+    # Stored again, one keeps its place.
+    await store.put_message(message("m2", "text 2", minute=2))
+    assert [one.message_id for one in before] == ["m1", "m2"]
+    first, cursor = await store.read_conversation("ann", "c", 2, cursor)
+    assert [one.message_id for one in first] == ["m0"]
+    assert cursor is None
+
+    everything, cursor = await store.read_conversation("ann", "c", 5)
+    assert [one.message_id for one in everything] == ["m0", "m1", "m2", "later", "m4"]
+    assert cursor is None
+    assert await store.read_conversation("ann", "nowhere", 5) == ([], None)
+    for nothing in ("", "bm93aGVyZQ==", "WyJhIiwgImIiXQ=="):
+        with fails("rejected", "cursor"):
+            await store.read_conversation("ann", "c", 5, nothing)

@@ -29,7 +29,9 @@ QUESTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", ["", "serve", "worker", "ingest", "documents", "reembed", "doctor", "demo", "token"])
+@pytest.mark.parametrize(
+    "name", ["", "serve", "worker", "ingest", "documents", "chat", "reembed", "doctor", "demo", "token"]
+)
 async def test_every_command_has_help_with_an_example(home: Path, name: str) -> None:
     status, output = await run(home, *([name] if name else []), "--help")
 

@@ -28,6 +28,9 @@ TOOLS = {
     "check_semantic_cache",
     "invalidate_cache",
     "search_web",
+    "converse",
+    "conversation_history",
+    "end_conversation",
 }
 
 
@@ -55,7 +58,7 @@ async def test_tools_are_described_for_a_model(client: Client) -> None:
         assert "Call it" in tool.description
         assert tool.annotations is not None
         assert tool.annotations.read_only_hint is not None
-        assert tool.annotations.open_world_hint == (tool.name in ("search_web", "ingest_documents"))
+        assert tool.annotations.open_world_hint == (tool.name in ("search_web", "ingest_documents", "converse"))
         assert bool(tool.annotations.destructive_hint) == (tool.name in destructive)
         assert tool.output_schema is not None
         assert tool.output_schema["type"] == "object"

@@ -171,7 +171,9 @@ class Endpoint:
 
     async def converse(self, request: Request) -> Response:
         body = await request.json()
-        if self.replies:
+        # What memory asks of it in the background isn't part of a conversation.
+        behind = "toolChoice" in body.get("toolConfig", {}) or "<material>" in json.dumps(body["messages"])
+        if self.replies and not behind:
             reply = self._replied(body)
             return reply if isinstance(reply, Response) else JSONResponse(reply.whole())
         [message] = body["messages"]

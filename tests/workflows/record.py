@@ -1,6 +1,7 @@
 """Records a history of every workflow, by real calls on the embedded stack: `python -m tests.workflows.record`."""
 
 import asyncio
+import base64
 import json
 import socket
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 from mcp import Client
 from temporalio.client import Client as TemporalClient
 
+from activities.conversation import conversation_workflow_id
 from activities.memory import memory_workflow_id
 from activities.models import ChatMessage, GenerationParams
 from mcp_server.local.stack import leased
@@ -22,6 +24,8 @@ from tests.e2e.test_http import run
 from tests.faults.bedrock_endpoint import TEXT_MODEL, Endpoint, Reply, serve_endpoint
 from tests.workflows.test_replay import HISTORIES
 from workflows.generation import AIGenerationWorkflow
+
+IMAGE = "data:image/png;base64," + base64.b64encode(documents.image("PNG", size=(200, 60))).decode()
 
 CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "HybridSearchWorkflow": ("hybrid_search", {"query": "Where is the boiler?"}),
@@ -42,6 +46,20 @@ CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "ForgetWorkflow.query": ("forget", {"query": "Where do I live?"}),
     "CacheInvalidationWorkflow": ("invalidate_cache", {"query": "Where do I live?"}),
     "WebSearchWorkflow": ("search_web", {"query": "Oslo"}),
+}
+
+CONVERSATION: dict[str, tuple[str, dict[str, Any]]] = {
+    "ConverseWorkflow": (
+        "converse",
+        {"prompt": "Where does the boiler stand in the house?", "conversation_id": "c", "image": IMAGE},
+    ),
+    # Cached by now.
+    "ConverseWorkflow.cached": (
+        "converse",
+        {"prompt": "How loud is the boiler of the house?", "conversation_id": "c"},
+    ),
+    "ConversationHistoryWorkflow": ("conversation_history", {"conversation_id": "c"}),
+    "ConversationEndWorkflow": ("end_conversation", {"conversation_id": "c"}),
 }
 
 COMMANDS = (
@@ -79,6 +97,8 @@ async def record() -> None:
                 await remembering.result()
                 await write(temporal, "UserMemoryWorkflow", remembering.id)
                 await record_group(client, temporal)
+                await record_conversation(client, temporal)
+            await record_continued(temporal, home)
             assert addresses.temporal is not None
             settings = bedrock.settings | {"TEMPORAL_ADDRESS": addresses.temporal}
             bedrock.failures = [(429, "ThrottlingException", "slow down")] * 4
@@ -114,6 +134,34 @@ async def record_group(client: Client, temporal: TemporalClient) -> None:
         await write(temporal, f"{name}Workflow", result.meta["durable-context/workflow_id"])
 
 
+async def record_conversation(client: Client, temporal: TemporalClient) -> None:
+    """Talk, ask what is cached, continue as new, end; and write down each call and both runs of the conversation."""
+    question = {"prompt": "How loud is the boiler of the house?", "conversation_id": "b"}
+    for _ in range(2):
+        await client.call_tool("converse", question)
+    for name, (tool, arguments) in CONVERSATION.items():
+        result = await client.call_tool(tool, arguments)
+        assert result.meta is not None
+        assert not result.is_error, result.content
+        await write(temporal, name, result.meta["durable-context/workflow_id"])
+    await write(temporal, "ConversationWorkflow", conversation_workflow_id("durable-context", "default", "c"))
+
+
+async def record_continued(temporal: TemporalClient, home: Path) -> None:
+    """Say more than a model is given again, and write down how a conversation lets go of it, and goes on."""
+    async with serve(home, CONVERSATION_HISTORY_TOKENS="100") as client:
+        for number in range(6):
+            await client.call_tool("converse", {"prompt": f"Buoy {number} drifts past rock 7.", "conversation_id": "d"})
+    async with serve(home) as client:
+        await client.call_tool("converse", {"prompt": "Which buoy drifts?", "conversation_id": "d"})
+    workflow_id = conversation_workflow_id("durable-context", "default", "d")
+    latest = (await temporal.get_workflow_handle(workflow_id).fetch_history()).events[0]
+    before = latest.workflow_execution_started_event_attributes.continued_execution_run_id
+    assert before
+    await write(temporal, "ConversationWorkflow.full", workflow_id, before)
+    await write(temporal, "ConversationWorkflow.continued", workflow_id)
+
+
 async def record_generation(temporal: TemporalClient, bedrock: Endpoint, home: Path, settings: dict[str, str]) -> None:
     """Have a question answered with tools of both sorts, some of which fail, and write down how."""
     home.mkdir()
@@ -141,8 +189,8 @@ async def record_generation(temporal: TemporalClient, bedrock: Endpoint, home: P
     await write(temporal, "AIGenerationWorkflow", "generation")
 
 
-async def write(temporal: TemporalClient, name: str, workflow_id: str) -> None:
-    history = await temporal.get_workflow_handle(workflow_id).fetch_history()
+async def write(temporal: TemporalClient, name: str, workflow_id: str, run_id: str | None = None) -> None:
+    history = await temporal.get_workflow_handle(workflow_id, run_id=run_id).fetch_history()
     recorded = json.dumps(_anonymous(json.loads(history.to_json())), indent=1)
     (HISTORIES / f"{name}.json").write_text(recorded.replace(socket.gethostname(), "host") + "\n")
 
