@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 from temporalio import activity
+from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
@@ -127,6 +128,28 @@ def memory_workflow_id(task_queue: str, user_id: str) -> str:
     return f"memory-{digest[:32]}"
 
 
+async def pass_on(client: Client, task_queue: str, message: StoredMessage) -> None:
+    """Tell the workflow of a user's memory, on a task queue, of a stored message; begin it where it isn't running.
+
+    Raises:
+        ApplicationError: `unavailable` where Temporal doesn't take it.
+    """
+    try:
+        await client.start_workflow(
+            "UserMemoryWorkflow",
+            UserMemoryParams(user_id=message.user_id),
+            id=memory_workflow_id(task_queue, message.user_id),
+            task_queue=task_queue,
+            start_signal="message_stored",
+            start_signal_args=[message],
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        )
+    except RPCError as error:
+        raise failure(
+            "unavailable", f"Temporal doesn't take the message for the user's memory ({error.status.name})"
+        ) from None
+
+
 class MemoryActivities:
     """
     Args:
@@ -164,21 +187,7 @@ class MemoryActivities:
     @activity.defn
     async def pass_on_message(self, message: StoredMessage) -> None:
         """Tell the workflow of the user's memory of a stored message; begin it where it isn't running."""
-        task_queue = activity.info().task_queue
-        try:
-            await activity.client().start_workflow(
-                "UserMemoryWorkflow",
-                UserMemoryParams(user_id=message.user_id),
-                id=memory_workflow_id(task_queue, message.user_id),
-                task_queue=task_queue,
-                start_signal="message_stored",
-                start_signal_args=[message],
-                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            )
-        except RPCError as error:
-            raise failure(
-                "unavailable", f"Temporal doesn't take the message for the user's memory ({error.status.name})"
-            ) from None
+        await pass_on(activity.client(), activity.info().task_queue, message)
 
     @activity.defn
     async def assess_message(self, key: MessageKey) -> Assessment | None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from temporalio.client import Client
 
 from activities.bedrock import BedrockActivities
 from activities.cache import CacheActivities, entry_id, query_hash
-from activities.memory import MemoryActivities
+from activities.memory import MemoryActivities, pass_on
 from activities.models import (
     DEFAULT_COLLECTION,
     CacheCheckParams,
@@ -81,10 +82,13 @@ class DirectCalls:
     Args:
         settings: Of the data folder that the servers use too.
         parts: What activities work with.
+        temporal: By which a stored message is passed on to its user's memory.
     """
 
-    def __init__(self, settings: Settings, parts: Parts) -> None:
+    def __init__(self, settings: Settings, parts: Parts, temporal: Client) -> None:
         self.activities = build_activities(settings, parts)
+        self._temporal = temporal
+        self._queue = settings.temporal_task_queue
         self._bedrock = self._of(BedrockActivities)
         self._cache = self._of(CacheActivities)
         self._memory = self._of(MemoryActivities)
@@ -123,7 +127,9 @@ class DirectCalls:
             embedding=embedded.vectors[0],
             context=context,
         )
-        return await self._memory.store_message(message)
+        stored = await self._memory.store_message(message)
+        await pass_on(self._temporal, self._queue, stored)
+        return stored
 
     async def recall(self, params: RetrieveMemoryParams) -> object:
         query = MemoryQuery(

@@ -53,6 +53,7 @@ NEEDED = (
     "activities.store.sqlite",
     "rich.console",
     "rich.logging",
+    "uvloop",
 )
 NICE = 10
 THREAD_SECONDS = 1.0
