@@ -1,5 +1,6 @@
 """How a workflow takes a step: at once in this worker, and durably where that fails."""
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
@@ -130,7 +131,12 @@ async def step(
     except FailureError as error:
         # A local activity's failure comes bare or inside an ActivityError.
         cause = error.cause if isinstance(error, ActivityError) else error
-        if is_cancelled_exception(error) or (isinstance(cause, ApplicationError) and cause.non_retryable):
+        if is_cancelled_exception(error):
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody cancelled the workflow: its worker is told to end, and another one takes the step.
+        elif isinstance(cause, ApplicationError) and cause.non_retryable:
             raise
     return await workflow.execute_activity_method(
         method,

@@ -110,6 +110,7 @@ class Endpoint:
         chats: The requests of those, in order.
         answers: Whether the text model answers now; otherwise it takes its time.
         embeds: How many texts are embedded before it takes its time; None for all.
+        begun: How many texts it was given to embed.
     """
 
     url: str = ""
@@ -123,6 +124,7 @@ class Endpoint:
     replies: list[Reply] = field(default_factory=list)
     chats: list[dict[str, Any]] = field(default_factory=list)
     embeds: int | None = None
+    begun: int = 0
 
     @property
     def settings(self) -> dict[str, str]:
@@ -147,6 +149,7 @@ class Endpoint:
             self.refused += 1
             return JSONResponse({"message": message}, status, {"x-amzn-ErrorType": name})
         body = await request.json()
+        self.begun += 1
         while self.embeds is not None and len(self.embedded) >= self.embeds:
             await asyncio.sleep(0.01)
         # Cut or repeated to the dimensions asked for: similar texts stay similar.
