@@ -105,7 +105,8 @@ class Reader:
                 )
         except TimeoutError:
             raise failure("unavailable", "No process could be started to read it; the call is retried") from None
-        except anyio.BrokenWorkerProcess:
+        # anyio means to end one that doesn't start, and may find it gone.
+        except (anyio.BrokenWorkerProcess, ProcessLookupError):
             if again:
                 return await self._try(function, *arguments, again=False)
             raise failure(
