@@ -36,14 +36,14 @@ from activities.models import (
     PinMemoryParams,
     PinMemoryResult,
     PreviousMessage,
-    Recollection,
+    RetrieveMemoryResult,
     SplitMemoryResult,
     StoredMessage,
     UserMemoryParams,
 )
 from activities.store.base import OPENING_CHARACTERS, OpenedStore
 from activities.store.words import cut, opening
-from activities.summaries import fenced
+from activities.summaries import fenced, recalled
 
 SIGNIFICANCE = 0.3
 """Least importance of a message that may become a memory."""
@@ -299,8 +299,11 @@ class MemoryActivities:
         return await store.prune_memories(user_id, self._budget, datetime.now(UTC))
 
     @activity.defn
-    async def recall(self, query: MemoryQuery) -> Recollection:
-        """Messages with their surroundings, and memories, that bear on a text; the best that MAX_RECALL_BYTES hold."""
+    async def recall(self, query: MemoryQuery) -> RetrieveMemoryResult:
+        """What bears on a text: messages with their surroundings and memories, the best that MAX_RECALL_BYTES hold.
+
+        With the summaries of the conversations that the messages are from.
+        """
         store = await self._store()
         found = await store.recall(query)
         for message in found.related_conversation:
@@ -308,7 +311,14 @@ class MemoryActivities:
                 neighbour.text = cut(neighbour.text, NEIGHBOUR_CHARACTERS)
         room = _fit(found.similar_memories, MAX_RECALL_BYTES)
         _fit(found.related_conversation, room)
-        return found
+        conversations = list(dict.fromkeys(message.conversation_id for message in found.related_conversation))
+        summary, model = await recalled(store, query.user_id, conversations)
+        return RetrieveMemoryResult(
+            related_conversation=found.related_conversation,
+            conversation_summary=summary,
+            summary_model=model,
+            similar_memories=found.similar_memories,
+        )
 
 
 def _fit(items: list[ModelT], room: int) -> int:

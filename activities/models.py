@@ -325,18 +325,6 @@ class Summary(Model):
     updated_at: AwareDatetime
 
 
-class RecallSummariesParams(Model):
-    user_id: str
-    conversation_ids: list[str] = Field(description="Those that matter most first.")
-
-
-class RecalledSummaries(Model):
-    text: str = Field(
-        description="The summaries, each headed by its conversation and dates; empty where there is none."
-    )
-    model: str | None = Field(description="Which models wrote them; null where there is none.")
-
-
 class RelatedMessage(Model):
     message_id: str
     conversation_id: str

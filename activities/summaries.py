@@ -13,11 +13,9 @@ from activities.models import (
     ConversationKey,
     ConversationMessage,
     GenerateParams,
-    RecalledSummaries,
-    RecallSummariesParams,
     Summary,
 )
-from activities.store.base import OpenedStore
+from activities.store.base import OpenedStore, Store
 from activities.store.words import cut
 
 MESSAGES_AT_ONCE = 50
@@ -88,6 +86,21 @@ def shown(summaries: Sequence[Summary]) -> str:
     return "\n\n".join(parts)
 
 
+async def recalled(store: Store, user_id: str, conversation_ids: Sequence[str]) -> tuple[str, str | None]:
+    """The summaries of the first MOST_RECALLED of some conversations, those that matter most first.
+
+    Returns:
+        The summaries as a caller reads them, without those of conversations that have none; and the models that wrote
+        them, None where there are none.
+    """
+    if not conversation_ids:
+        return "", None
+    found = await store.summaries(user_id, list(conversation_ids[:MOST_RECALLED]))
+    summaries = [summary for summary in found if summary.text]
+    models = dict.fromkeys(summary.model_id for summary in summaries)
+    return shown(summaries), ", ".join(models) or None
+
+
 class SummaryActivities:
     """
     Args:
@@ -133,12 +146,3 @@ class SummaryActivities:
             )
             stored = await store.put_summary(summary, [message.message_id for message in covered])
             return not stored or len(covered) < len(messages) or len(messages) == MESSAGES_AT_ONCE
-
-    @activity.defn
-    async def recall_summaries(self, params: RecallSummariesParams) -> RecalledSummaries:
-        """The summaries of the first MOST_RECALLED of some conversations; those without one are left out."""
-        store = await self._store()
-        found = await store.summaries(params.user_id, params.conversation_ids[:MOST_RECALLED])
-        summaries = [summary for summary in found if summary.text]
-        models = dict.fromkeys(summary.model_id for summary in summaries)
-        return RecalledSummaries(text=shown(summaries), model=", ".join(models) or None)

@@ -29,12 +29,10 @@ from activities.models import (
     Message,
     MessageContext,
     MessagePlace,
-    RecallSummariesParams,
     RetrieveMemoryParams,
     StoreMemoryParams,
 )
 from activities.search import SearchActivities
-from activities.summaries import SummaryActivities
 from mcp_server.runtime import Parts, build_activities
 from mcp_server.settings import Settings
 from workflows.cache import CacheStorageWorkflow, SemanticCacheCheckWorkflow
@@ -93,7 +91,6 @@ class DirectCalls:
         self._cache = self._of(CacheActivities)
         self._memory = self._of(MemoryActivities)
         self._search = self._of(SearchActivities)
-        self._summaries = self._of(SummaryActivities)
 
     def _of(self, kind: type[Any]) -> Any:
         return next(group for group in self.activities if isinstance(group, kind))
@@ -138,10 +135,7 @@ class DirectCalls:
             retrieval_id=f"direct-{hashlib.sha256(params.text.encode()).hexdigest()[:16]}",
             now=datetime.now(UTC),
         )
-        found = await self._memory.recall(query)
-        conversations = list(dict.fromkeys(message.conversation_id for message in found.related_conversation))
-        wanted = RecallSummariesParams(user_id=params.user_id, conversation_ids=conversations)
-        return await self._summaries.recall_summaries(wanted) if conversations else None
+        return await self._memory.recall(query)
 
     async def list_memories(self, params: ListMemoriesParams) -> object:
         return await self._memory.list_memories(params)

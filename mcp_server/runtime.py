@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.5
-DESCRIBE_SECONDS = 2.0
+DESCRIBE_SECONDS = 10.0
+"""How long Temporal may take to say how a workflow stands: one with thousands of them at once takes its time."""
 EMBEDDED_CONNECT_SECONDS = 20.0
 LONG_IMPORTS = ("temporalio.api.workflowservice.v1", "temporalio.envconfig", "workflows.worker")
 _MAYBE_STARTED = "It isn't known whether the work was started."
@@ -567,8 +568,14 @@ class Runtime:
         client = await self.client(time.monotonic() + DESCRIBE_SECONDS)
         return client.get_workflow_handle(workflow_id)
 
-    async def described(self, workflow_id: str) -> "WorkflowExecutionDescription | None":
+    async def described(
+        self, workflow_id: str, within: float = DESCRIBE_SECONDS
+    ) -> "WorkflowExecutionDescription | None":
         """What Temporal says of a workflow of this deployment; None where it knows none.
+
+        Args:
+            workflow_id: Its id.
+            within: Seconds that it may take.
 
         Raises:
             CallError: saying which piece is missing and what to do.
@@ -576,7 +583,7 @@ class Runtime:
         from temporalio.service import RPCError, RPCStatusCode
 
         try:
-            async with asyncio.timeout(DESCRIBE_SECONDS):
+            async with asyncio.timeout(within):
                 found = await (await self.handle(workflow_id)).describe()
         except TimeoutError:
             raise UnreachableError(f"{_unreachable(self.settings)} Try again later.") from None

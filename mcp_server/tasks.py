@@ -44,7 +44,7 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel, Field
 
-from mcp_server.runtime import RETRY_SECONDS, CallError, Runtime, UnreachableError, explain_failure
+from mcp_server.runtime import DESCRIBE_SECONDS, RETRY_SECONDS, CallError, Runtime, UnreachableError, explain_failure
 
 if TYPE_CHECKING:
     from temporalio.client import WorkflowExecutionDescription, WorkflowHandle
@@ -63,6 +63,8 @@ TOLD_SECONDS = 2.0
 """How long an update of a task waits for its workflow to take what it was told."""
 CANCEL_SECONDS = 5.0
 """How long a cancelled call tries to cancel its workflow."""
+LOOK_SECONDS = 2.0
+"""How long a call that waits may be kept by one look after its workflow."""
 RESULT_SECONDS = 10.0
 """How long the result of a workflow that has ended may take to be read."""
 TICK = 1e-6
@@ -415,7 +417,7 @@ class Tasks(Extension):
                 if done:
                     return result.result()
                 try:
-                    state = await self._state_of(call.owner, handle.id)
+                    state = await self._state_of(call.owner, handle.id, LOOK_SECONDS)
                 except CallError as error:
                     # Nothing can be said of the work now, but that it was begun.
                     if time.monotonic() >= deadline:
@@ -681,13 +683,13 @@ class Tasks(Extension):
 
     # Workflows
 
-    async def _state_of(self, owner: str | None, task_id: str) -> _State:
+    async def _state_of(self, owner: str | None, task_id: str, within: float = DESCRIBE_SECONDS) -> _State:
         """A task as it stands, if its user may know of it; None may know of all.
 
         Raises:
             MCPError: otherwise, and where there is none.
         """
-        description = await self._runtime.described(task_id)
+        description = await self._runtime.described(task_id, within)
         memo = await description.memo() if description is not None else {}
         if description is None or "task" not in memo or owner not in (None, memo["task"].get("owner")):
             raise unknown_task()

@@ -26,8 +26,6 @@ with workflow.unsafe.imports_passed_through():
         MessagePlace,
         PinMemoryParams,
         PinMemoryResult,
-        RecalledSummaries,
-        RecallSummariesParams,
         RetrieveMemoryParams,
         RetrieveMemoryResult,
         SplitMemoryResult,
@@ -187,18 +185,7 @@ class MemoryRetrievalWorkflow:
             retrieval_id=workflow.info().workflow_id,
             now=workflow.now(),
         )
-        recollection = await step(MemoryActivities.recall, query, give_up=READ_GIVE_UP)
-        conversations = list(dict.fromkeys(message.conversation_id for message in recollection.related_conversation))
-        summaries = RecalledSummaries(text="", model=None)
-        if conversations:
-            wanted = RecallSummariesParams(user_id=params.user_id, conversation_ids=conversations)
-            summaries = await step(SummaryActivities.recall_summaries, wanted, give_up=READ_GIVE_UP)
-        return RetrieveMemoryResult(
-            related_conversation=recollection.related_conversation,
-            conversation_summary=summaries.text,
-            summary_model=summaries.model,
-            similar_memories=recollection.similar_memories,
-        )
+        return await step(MemoryActivities.recall, query, give_up=READ_GIVE_UP)
 
 
 @workflow.defn

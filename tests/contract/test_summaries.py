@@ -15,12 +15,11 @@ from activities.models import (
     ForgetTarget,
     Generated,
     GenerateParams,
-    RecallSummariesParams,
     Summary,
 )
 from activities.store.base import OpenedStore, Store
 from activities.store.sqlite import SqliteStore
-from activities.summaries import MATERIAL_CHARACTERS, MESSAGES_AT_ONCE, SummaryActivities
+from activities.summaries import MATERIAL_CHARACTERS, MESSAGES_AT_ONCE, SummaryActivities, recalled
 from mcp_server.local.stack import Addresses
 from tests.contract.records import MODEL, NOON, downgrade, message
 
@@ -206,9 +205,9 @@ def summaries(opened: OpenedStore, text: Overheard) -> SummaryActivities:
 KEY = ConversationKey(user_id="ann", conversation_id="c")
 
 
-async def recalled(summaries: SummaryActivities, *conversations: str) -> str:
-    params = RecallSummariesParams(user_id="ann", conversation_ids=list(conversations or "c"))
-    return (await summaries.recall_summaries(params)).text
+async def shown(opened: OpenedStore, *conversations: str) -> str:
+    text, _ = await recalled(await opened(), "ann", conversations or "c")
+    return text
 
 
 async def test_an_update_reads_the_summary_and_what_came_since(
@@ -228,7 +227,7 @@ async def test_an_update_reads_the_summary_and_what_came_since(
         "<material>\n2125-01-01 human: We fly to Lisbon on 12 June.\n-----\n"
         "2124-12-31 human: Bruno the dog comes along.\n</material>"
     )
-    assert await recalled(summaries) == (
+    assert await shown(opened) == (
         "Conversation c (2124-12-31 to 2125-01-01):\n"
         "2125-01-01 human: We fly to Lisbon on 12 June.\n2124-12-31 human: Bruno the dog comes along."
     )
@@ -282,10 +281,10 @@ async def test_what_was_forgotten_while_the_model_wrote_is_in_no_summary(
     text.meanwhile = forget
     assert await ActivityEnvironment().run(summaries.update_summary, KEY)
 
-    assert await recalled(summaries) == ""
+    assert await shown(opened) == ""
     text.meanwhile = None
     assert not await ActivityEnvironment().run(summaries.update_summary, KEY)
-    left = await recalled(summaries)
+    left = await shown(opened)
     assert ("Bruno" in left, "Lisbon" in left) == (True, False)
 
 
@@ -295,13 +294,13 @@ async def test_of_messages_without_words_there_is_nothing_to_say(
     store = await opened()
     await store.put_message(message("m1", "🎉"))
     assert not await ActivityEnvironment().run(summaries.update_summary, KEY)
-    assert await recalled(summaries) == ""
+    assert await shown(opened) == ""
 
     await store.put_message(message("m2", "Bruno the dog comes along."))
     assert not await ActivityEnvironment().run(summaries.update_summary, KEY)
     await store.put_message(message("m3", "🎉"))
     assert not await ActivityEnvironment().run(summaries.update_summary, KEY)
-    assert "Bruno" in await recalled(summaries)
+    assert "Bruno" in await shown(opened)
 
 
 async def test_at_most_three_conversations_are_recalled_best_first(
@@ -312,9 +311,8 @@ async def test_at_most_three_conversations_are_recalled_best_first(
         await store.put_message(message(name, f"This is {name}.", conversation=name))
         await ActivityEnvironment().run(summaries.update_summary, ConversationKey(user_id="ann", conversation_id=name))
 
-    assert (await recalled(summaries, "d", "x", "b", "a")).split("\n\n") == [
+    assert (await shown(opened, "d", "x", "b", "a")).split("\n\n") == [
         "Conversation d (2125-01-01):\n2125-01-01 human: This is d.",
         "Conversation b (2125-01-01):\n2125-01-01 human: This is b.",
     ]
-    found = await summaries.recall_summaries(RecallSummariesParams(user_id="bob", conversation_ids=["a"]))
-    assert (found.text, found.model) == ("", None)
+    assert await recalled(store, "bob", ["a"]) == ("", None)
