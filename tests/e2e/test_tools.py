@@ -62,6 +62,7 @@ async def test_tools_are_described_for_a_model(client: Client) -> None:
         assert bool(tool.annotations.destructive_hint) == (tool.name in destructive)
         assert tool.output_schema is not None
         assert tool.output_schema["type"] == "object"
+        assert "$ref" not in json.dumps(tool.output_schema)
         assert tool.input_schema["additionalProperties"] is False
         for name, schema in tool.input_schema["properties"].items():
             assert schema.get("description"), f"{tool.name}.{name} isn't described"
