@@ -16,7 +16,7 @@ Then 16 clients at once call one HTTP server, in turn with as many callers of th
 work too. Prints medians, 99th percentiles, ratios and where the time goes, and fails where a figure misses its bound,
 naming it.
 
-    python -m bench.latency --rounds 9
+    python -m bench.latency --rounds 5
 """
 
 import argparse
@@ -57,7 +57,7 @@ from mcp_server.tasks import WORKFLOW_ID
 
 USER = "bench"
 CLIENTS = 16
-BLOCK = 12
+BLOCK = 20
 """Calls of a side that follow each other."""
 FIRST = 4
 """How many of them aren't counted: a dev server with default settings is faster in the first after a pause."""
@@ -370,7 +370,7 @@ def main() -> int:
     """Run the benchmark; 0 where every figure reaches its bound."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--rounds", type=int, default=9, help=f"blocks of {BLOCK} calls of each side of each tool (default: 9)"
+        "--rounds", type=int, default=5, help=f"blocks of {BLOCK} calls of each side of each tool (default: 5)"
     )
     missed = asyncio.run(measure(parser.parse_args().rounds))
     print(f"\n{len(missed)} missed: {'; '.join(missed)}" if missed else "\nevery figure is reached")

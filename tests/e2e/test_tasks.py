@@ -295,7 +295,7 @@ async def test_an_expired_task_is_unknown(slow: Wire, temporal: TemporalClient) 
 async def test_a_thousand_tasks_at_once(slow: Wire) -> None:
     async def one(number: int) -> str:
         task_id = (await slow.call("slow_compute", seconds=1, label=f"{number}"))["taskId"]
-        task = await slow.until(task_id, "completed", "failed", "cancelled", every=1)
+        task = await slow.until(task_id, "completed", "failed", "cancelled", every=5)
         text: str = task["result"]["structuredContent"]["text"]
         return text
 
