@@ -23,8 +23,13 @@ from tests.contract.records import fails
 
 
 def readers_of(pid: int) -> list[psutil.Process]:
-    children = psutil.Process(pid).children(recursive=True)
-    return [child for child in children if "to_process" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        # One of another test may be ending.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "to_process" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def alone(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
