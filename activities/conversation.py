@@ -161,7 +161,7 @@ class ConversationActivities:
 
     async def _recalled(self, query: ContextQuery) -> tuple[list[Passage], list[Passage]]:
         """Messages that the model isn't given anyway, and memories of others than those."""
-        recollection = await self._memory.recall(
+        recollection = await self._memory.recollect(
             MemoryQuery(
                 user_id=query.user_id,
                 text=query.text,

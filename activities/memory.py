@@ -36,6 +36,7 @@ from activities.models import (
     PinMemoryParams,
     PinMemoryResult,
     PreviousMessage,
+    Recollection,
     RetrieveMemoryResult,
     SplitMemoryResult,
     StoredMessage,
@@ -298,12 +299,8 @@ class MemoryActivities:
         store = await self._store()
         return await store.prune_memories(user_id, self._budget, datetime.now(UTC))
 
-    @activity.defn
-    async def recall(self, query: MemoryQuery) -> RetrieveMemoryResult:
-        """What bears on a text: messages with their surroundings and memories, the best that MAX_RECALL_BYTES hold.
-
-        With the summaries of the conversations that the messages are from.
-        """
+    async def recollect(self, query: MemoryQuery) -> Recollection:
+        """Messages with their surroundings, and memories, that bear on a text; the best that MAX_RECALL_BYTES hold."""
         store = await self._store()
         found = await store.recall(query)
         for message in found.related_conversation:
@@ -311,8 +308,14 @@ class MemoryActivities:
                 neighbour.text = cut(neighbour.text, NEIGHBOUR_CHARACTERS)
         room = _fit(found.similar_memories, MAX_RECALL_BYTES)
         _fit(found.related_conversation, room)
+        return found
+
+    @activity.defn
+    async def recall(self, query: MemoryQuery) -> RetrieveMemoryResult:
+        """What `recollect` finds, with the summaries of the conversations that its messages are from."""
+        found = await self.recollect(query)
         conversations = list(dict.fromkeys(message.conversation_id for message in found.related_conversation))
-        summary, model = await recalled(store, query.user_id, conversations)
+        summary, model = await recalled(await self._store(), query.user_id, conversations)
         return RetrieveMemoryResult(
             related_conversation=found.related_conversation,
             conversation_summary=summary,

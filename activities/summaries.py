@@ -86,7 +86,7 @@ def shown(summaries: Sequence[Summary]) -> str:
     return "\n\n".join(parts)
 
 
-async def recalled(store: Store, user_id: str, conversation_ids: Sequence[str]) -> tuple[str, str | None]:
+async def recalled(store: Store, user_id: str, conversation_ids: list[str]) -> tuple[str, str | None]:
     """The summaries of the first MOST_RECALLED of some conversations, those that matter most first.
 
     Returns:
@@ -95,7 +95,7 @@ async def recalled(store: Store, user_id: str, conversation_ids: Sequence[str]) 
     """
     if not conversation_ids:
         return "", None
-    found = await store.summaries(user_id, list(conversation_ids[:MOST_RECALLED]))
+    found = await store.summaries(user_id, conversation_ids[:MOST_RECALLED])
     summaries = [summary for summary in found if summary.text]
     models = dict.fromkeys(summary.model_id for summary in summaries)
     return shown(summaries), ", ".join(models) or None

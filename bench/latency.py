@@ -59,10 +59,11 @@ USER = "bench"
 CLIENTS = 16
 BLOCK = 16
 """Calls of a side that follow each other and are counted."""
-FIRST = {"textbook": 12}
-"""How many go before them, if not LEAD: a dev server with default settings lets the first after a pause through without
-a wait, about 20 tasks, of which a call has three to nine."""
 LEAD = 4
+"""How many go before them."""
+TEXTBOOK_LEAD = 12
+"""The same of the textbook way: a dev server with default settings lets about 20 tasks after a pause through without a
+wait, of which a call has three to nine."""
 MESSAGES = 60
 SIDES = ("stdio", "http", "direct", "floor", "textbook", "bare")
 
@@ -222,9 +223,9 @@ class Bench:
             tools = chance.sample(self.tools, len(self.tools))
             turns = [(tool, side) for tool in tools for side in chance.sample(SIDES, len(SIDES))]
             for tool, side in turns:
-                first = FIRST.get(side, LEAD)
-                for index in range(first + BLOCK if turn >= 0 else LEAD):
-                    took = await self._time(tool, side, counts=turn >= 0 and index >= first)
+                lead = TEXTBOOK_LEAD if side == "textbook" else LEAD
+                for index in range(lead + BLOCK if turn >= 0 else LEAD):
+                    took = await self._time(tool, side, counts=turn >= 0 and index >= lead)
                     if turn >= 0 and side == "textbook" and index == 0:
                         self.times[tool.name].seconds["first"].append(took)
 

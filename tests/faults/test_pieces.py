@@ -276,7 +276,7 @@ async def test_a_worker_killed_while_the_model_answers_is_taken_over_soon(
             busy.kill()
             await busy.wait()
             bedrock.answers.set()
-            async with asyncio.timeout(120):
+            async with asyncio.timeout(60):
                 await remembering.result()
             [memory] = content(await client.call_tool("list_memories", {}))["memories"]
             assert memory["source_messages"] == [stored["message_id"]]
