@@ -6,6 +6,13 @@ from contextlib import contextmanager
 
 import uvicorn
 
+KEEP_ALIVE_SECONDS = 75
+"""How long an idle connection is kept: longer than clients and proxies keep theirs, which is up to a minute.
+
+Whoever is the first to end it, the other may just be sending a request, which then has no answer. A client knows which
+of its requests may be sent again; a server can't.
+"""
+
 
 def listen(address: tuple[str, int], backlog: int | None = None) -> socket.socket:
     """A listening socket whose connections send what they have at once.

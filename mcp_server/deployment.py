@@ -20,45 +20,87 @@ logger = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 0.2
 """How soon a version that has just begun to poll is looked for again."""
+MOST_SETTLE_SECONDS = 3.0
+"""The same at most, where the server doesn't answer or is asked too much."""
 LOOK_SECONDS = 30.0
 """How often it is looked whether the current version still has workers."""
 POLL_LIFE = timedelta(seconds=90)
 """A worker polls at least once a minute: one that hasn't for this long is gone."""
 
 
-async def takes_versions(client: "Client", deployment: str) -> bool:
-    """Whether the Temporal server knows versions of workers, and lets this client see those of a deployment."""
+async def takes_versions(client: "Client", version: "WorkerDeploymentVersion", is_current: asyncio.Event) -> bool:
+    """Whether the Temporal server knows versions of workers, and lets this client see those of a deployment.
+
+    Args:
+        client: Temporal's.
+        version: Which the worker is to be.
+        is_current: Set where that is the current one already.
+
+    Raises:
+        RPCError: where it doesn't say.
+    """
     from temporalio.api.workflowservice.v1 import DescribeWorkerDeploymentRequest
     from temporalio.service import RPCError, RPCStatusCode
 
-    request = DescribeWorkerDeploymentRequest(namespace=client.namespace, deployment_name=deployment)
-    try:
-        await client.workflow_service.describe_worker_deployment(request)
-    except RPCError as error:
-        return error.status == RPCStatusCode.NOT_FOUND
-    return True
+    name = version.deployment_name
+    request = DescribeWorkerDeploymentRequest(namespace=client.namespace, deployment_name=name)
+    refusals = (RPCStatusCode.UNIMPLEMENTED, RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.INVALID_ARGUMENT)
+    while True:
+        try:
+            described = await client.workflow_service.describe_worker_deployment(request)
+            if _current_build(described.worker_deployment_info) == version.build_id:
+                is_current.set()
+            return True
+        except RPCError as error:
+            if error.status == RPCStatusCode.NOT_FOUND:
+                return True
+            if error.status in refusals:
+                logger.info("the worker is no version of deployment %s: %s", name, error.message)
+                return False
+            # A server that is asked by many workers at once answers so. A worker that took it for a no would poll for
+            # what belongs to no version, and get none of the work.
+            if error.status != RPCStatusCode.RESOURCE_EXHAUSTED:
+                raise
+        await asyncio.sleep(SETTLE_SECONDS)
 
 
-async def keep_current(client: "Client", version: "WorkerDeploymentVersion") -> None:
+async def keep_current(client: "Client", version: "WorkerDeploymentVersion", is_current: asyncio.Event) -> None:
     """Make a version that polls the current one of its deployment, as long as this runs.
 
     A build that is new to the deployment takes over; one that was current before only where the present one has no
     workers left, so that a restarted old worker doesn't undo a deploy, and a rollback works.
-    """
-    from temporalio.service import RPCError
 
+    Args:
+        client: Temporal's.
+        version: Which it is.
+        is_current: Set while it is the current one, as far as was seen.
+    """
+    from temporalio.service import RPCError, RPCStatusCode
+
+    delay = SETTLE_SECONDS
     while True:
         settled = True
         try:
-            settled = await _look(client, version)
+            current = await _look(client, version)
+            settled = current is not None
+            if current:
+                is_current.set()
+            else:
+                is_current.clear()
+            delay = SETTLE_SECONDS
         except RPCError as error:
-            # Without the right to say so, an operator has to: `temporal worker deployment set-current-version`.
-            logger.warning("the worker's version can't be made the current one: %s", error.message)
-        await asyncio.sleep(LOOK_SECONDS if settled else SETTLE_SECONDS)
+            if error.status in (RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED):
+                # Without the right to say so, an operator has to: `temporal worker deployment set-current-version`.
+                logger.warning("the worker's version can't be made the current one: %s", error.message)
+            else:
+                logger.debug("the worker's version can't be made the current one yet: %s", error.message)
+                settled = False
+                delay = min(2 * delay, MOST_SETTLE_SECONDS)
+        await asyncio.sleep(LOOK_SECONDS if settled else delay)
 
 
-async def _look(client: "Client", version: "WorkerDeploymentVersion") -> bool:
-    """Take over where that is due; false where the server doesn't know the version yet."""
+async def _look(client: "Client", version: "WorkerDeploymentVersion") -> bool | None:
+    """Take over where that is due. Whether the version is the current one; None where that isn't settled yet."""
     from temporalio.api.workflowservice.v1 import (
         DescribeWorkerDeploymentRequest,
         SetWorkerDeploymentCurrentVersionRequest,
@@ -72,17 +114,16 @@ async def _look(client: "Client", version: "WorkerDeploymentVersion") -> bool:
         )
     except RPCError as error:
         if error.status == RPCStatusCode.NOT_FOUND:
-            return False
+            return None
         raise
     info = described.worker_deployment_info
-    current = info.routing_config.current_deployment_version.build_id
-    if current == version.build_id:
+    if _current_build(info) == version.build_id:
         return True
     ours = next((one for one in info.version_summaries if one.deployment_version.build_id == version.build_id), None)
     if ours is None:
-        return False
+        return None
     if ours.HasField("first_activation_time") and await _has_workers(client, info):
-        return True
+        return False
     try:
         await service.set_worker_deployment_current_version(
             SetWorkerDeploymentCurrentVersionRequest(
@@ -96,10 +137,14 @@ async def _look(client: "Client", version: "WorkerDeploymentVersion") -> bool:
     except RPCError as error:
         # Somebody else has just changed it, or the server hasn't taken the version in yet.
         if error.status in (RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.ABORTED, RPCStatusCode.NOT_FOUND):
-            return False
+            return None
         raise
     logger.info("build %s is the current one of deployment %s", version.build_id, name)
     return True
+
+
+def _current_build(info: "WorkerDeploymentInfo") -> str:
+    return info.routing_config.current_deployment_version.build_id
 
 
 async def _has_workers(client: "Client", info: "WorkerDeploymentInfo") -> bool:
@@ -115,9 +160,8 @@ async def _has_workers(client: "Client", info: "WorkerDeploymentInfo") -> bool:
             task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
         )
     )
-    current = info.routing_config.current_deployment_version.build_id
     return any(
-        poller.deployment_options.build_id == current
+        poller.deployment_options.build_id == _current_build(info)
         and time.time() - poller.last_access_time.ToMicroseconds() / 1e6 < POLL_LIFE.total_seconds()
         for poller in described.pollers
     )

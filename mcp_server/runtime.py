@@ -301,6 +301,7 @@ class Runtime:
         self._contents: Contents | None = None
         self._loading: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
+        self._is_current = asyncio.Event()
         self._refused = False
         self.problem: str | None = "The server is still starting. Try again in a moment."
 
@@ -433,7 +434,7 @@ class Runtime:
                     running.append(asyncio.create_task(worker.run()))
                     stack.push_async_callback(_stop_worker, worker, running[-1])
                 if deployment is not None:
-                    promoting = asyncio.create_task(keep_current(client, deployment))
+                    promoting = asyncio.create_task(keep_current(client, deployment, self._is_current))
                     stack.callback(promoting.cancel)
             self._client = client
             self.problem = None
@@ -460,10 +461,13 @@ class Runtime:
         from mcp_server.deployment import takes_versions
         from workflows.worker import build_id
 
-        name = self.settings.temporal_task_queue
-        if not self.versioned or not await takes_versions(client, name):
-            return None
-        return WorkerDeploymentVersion(deployment_name=name, build_id=build_id())
+        self._is_current.clear()
+        version = WorkerDeploymentVersion(deployment_name=self.settings.temporal_task_queue, build_id=build_id())
+        if self.versioned and await takes_versions(client, version, self._is_current):
+            return version
+        # What belongs to no version goes to any worker.
+        self._is_current.set()
+        return None
 
     def describe(self) -> list[str]:
         """One phrase for each piece: which it is, and why."""
@@ -519,7 +523,8 @@ class Runtime:
                             # What failed or was cancelled may be asked for again.
                             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
                             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                            request_eager_start=self.run_worker,
+                            # Only a current version's work goes to another worker, should this one be killed.
+                            request_eager_start=self.run_worker and self._is_current.is_set(),
                             memo=memo,
                         )
                     except WorkflowAlreadyStartedError:

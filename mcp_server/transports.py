@@ -206,12 +206,18 @@ async def serve_http(server: "DurableContextServer", host: str, port: int) -> No
     """
     import uvicorn
 
-    from mcp_server.asgi import EmbeddedServer
+    from mcp_server.asgi import KEEP_ALIVE_SECONDS, EmbeddedServer
 
     app = build_http_app(server, host)
     listener = bind(host, port)
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2, lifespan="on"
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=2,
+        lifespan="on",
     )
 
     http = EmbeddedServer(config)

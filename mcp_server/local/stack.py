@@ -269,12 +269,15 @@ class Supervisor:
         if self._models is None or self._models.done():
             import uvicorn
 
-            from mcp_server.asgi import EmbeddedServer, listen
+            from mcp_server.asgi import KEEP_ALIVE_SECONDS, EmbeddedServer, listen
             from mcp_server.local.bedrock import create_app
 
             port = self._kept_port("models_port")
             listener = listen((LOOPBACK, port))
-            endpoint = EmbeddedServer(uvicorn.Config(create_app(), log_config=None, access_log=False))
+            config = uvicorn.Config(
+                create_app(), log_config=None, access_log=False, timeout_keep_alive=KEEP_ALIVE_SECONDS
+            )
+            endpoint = EmbeddedServer(config)
             self._models = asyncio.create_task(endpoint.serve(sockets=[listener]))
             while not endpoint.started:
                 if self._models.done():

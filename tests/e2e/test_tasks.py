@@ -96,7 +96,7 @@ class Wire(NamedTuple):
 @asynccontextmanager
 async def wired(address: str, token: str | None = None) -> AsyncIterator[Wire]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    async with httpx.AsyncClient(timeout=90, limits=httpx.Limits(max_connections=50, keepalive_expiry=1)) as http:
+    async with httpx.AsyncClient(timeout=90, limits=httpx.Limits(max_connections=50)) as http:
         yield Wire(http, f"{address}/mcp", headers)
 
 

@@ -19,7 +19,6 @@ from mcp_server.tasks import IDEMPOTENCY_KEY
 from tests.conftest import command, content, environment, error, message, serve, task_of, workflow_id
 from tests.e2e.test_stdio import INITIALIZE, INITIALIZED, ask, gone, raw, request, stack_gone
 from tests.faults.bedrock_endpoint import Endpoint, serve_endpoint
-from tests.faults.test_rolling_deploy import until_current
 from tests.faults.test_stack import PLEASE_KEEP, locked, messages_of, pids, until_up
 
 KEY = "AKIAIOSFODNN7EXAMPLE"
@@ -263,7 +262,6 @@ async def test_a_worker_killed_while_the_model_answers_is_taken_over_soon(
     try:
         async with serve(tmp_path, "--no-worker", **settings) as client:
             text = "Please remember that I live at number 7."
-            await until_current(temporal, user)
             stored = content(await client.call_tool("store_memory", PLEASE_KEEP | {"text": text}))
             remembering = temporal.get_workflow_handle(memory_workflow_id(user, "default"))
             async with asyncio.timeout(30):

@@ -5,15 +5,20 @@ import contextlib
 import shutil
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from temporalio.api.workflowservice.v1 import DescribeWorkerDeploymentRequest
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, DescribeWorkerDeploymentRequest
 from temporalio.client import Client as TemporalClient
-from temporalio.service import RPCError
+from temporalio.common import WorkerDeploymentVersion
+from temporalio.service import RPCError, RPCStatusCode
 
+from mcp_server.deployment import takes_versions
 from mcp_server.local.stack import Addresses
 from tests.conftest import REPOSITORY, content, environment, message, serve, workflow_id
 from tests.faults.bedrock_endpoint import Endpoint, serve_endpoint
@@ -52,7 +57,7 @@ async def worker(code: Path, home: Path, settings: dict[str, str]) -> AsyncItera
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
-        await process.wait()
+            assert await process.wait() == 0
 
 
 async def current_build(temporal: TemporalClient, deployment: str) -> str:
@@ -70,6 +75,24 @@ async def until_current(temporal: TemporalClient, deployment: str, *others: str)
         while (build := await current_build(temporal, deployment)) in ("", *others):
             await asyncio.sleep(0.1)
     return build
+
+
+async def until_polled(temporal: TemporalClient, task_queue: str, build: str) -> None:
+    """Return once a worker of a build asks for tasks."""
+    request = DescribeTaskQueueRequest(
+        namespace=temporal.namespace,
+        task_queue=TaskQueue(name=task_queue),
+        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+    )
+    begun = time.time()
+    async with asyncio.timeout(SECONDS):
+        while True:
+            described = await temporal.workflow_service.describe_task_queue(request)
+            # Pollers are remembered for minutes.
+            polled = [one for one in described.pollers if one.last_access_time.ToMicroseconds() / 1e6 > begun]
+            if any(one.deployment_options.build_id == build for one in polled):
+                return
+            await asyncio.sleep(0.1)
 
 
 async def build_of(temporal: TemporalClient, id: str) -> str:
@@ -129,6 +152,7 @@ async def test_a_rolling_deploy_loses_no_call_in_flight(
 
                 # A restarted worker of the old build doesn't take over again.
                 async with worker(REPOSITORY, home, settings):
+                    await until_polled(temporal, user, first)
                     assert await build_of(temporal, await call("After a restart.")) == second
                     assert await current_build(temporal, user) == second
                 texts = await messages_of(client)
@@ -158,3 +182,28 @@ async def test_a_step_whose_worker_is_told_to_end_is_taken_by_another(
             bedrock.embeds = None
             assert "message_id" in content(await call)
             assert await messages_of(client) == ["Please remember this."]
+
+
+async def test_a_temporal_server_that_is_asked_too_much_makes_no_worker_one_without_a_version(
+    temporal: TemporalClient, user: str
+) -> None:
+    """Such a worker would get none of its deployment's work."""
+    version = WorkerDeploymentVersion(deployment_name=user, build_id="any")
+    request = DescribeWorkerDeploymentRequest(namespace=temporal.namespace, deployment_name=user)
+    refused = 0
+
+    async def ask() -> None:
+        nonlocal refused
+        while refused < 500:
+            try:
+                await temporal.workflow_service.describe_worker_deployment(request)
+            except RPCError as error:
+                refused += error.status == RPCStatusCode.RESOURCE_EXHAUSTED
+
+    asking = [asyncio.create_task(ask()) for _ in range(8)]
+    async with asyncio.timeout(SECONDS):
+        while not refused:
+            await asyncio.sleep(0.01)
+        taken = await asyncio.gather(*(takes_versions(temporal, version, asyncio.Event()) for _ in range(20)))
+        await asyncio.gather(*asking)
+    assert taken == [True] * 20

@@ -53,6 +53,12 @@ def server_of(home: Path) -> psutil.Process:
     return next(child for child in children if child.environ().get("DURABLE_CONTEXT_HOME") == str(home))
 
 
+async def keep(client: Client) -> None:
+    """Store a message, with no time to spare: what went on as a task would be stored later."""
+    stored = content(await client.call_tool("store_memory", PLEASE_KEEP))
+    assert "message_id" in stored, stored
+
+
 async def messages_of(client: Client) -> list[str]:
     found = content(await client.call_tool("retrieve_memory", {"text": "Keep this.", "limit": 100}))
     return [item["text"] for item in found["related_conversation"]]
@@ -103,7 +109,7 @@ async def test_many_servers_may_start_at_once(tmp_path: Path) -> None:
 
     async def one() -> None:
         async with serve(home) as client:
-            content(await client.call_tool("store_memory", PLEASE_KEEP))
+            await keep(client)
 
     await asyncio.gather(*(one() for _ in range(4)))
     async with serve(home) as client:
@@ -114,12 +120,12 @@ async def test_many_servers_may_start_at_once(tmp_path: Path) -> None:
 async def test_a_killed_supervisor_is_replaced(tmp_path: Path) -> None:
     home = tmp_path / "home"
     async with serve(home) as client:
-        content(await client.call_tool("store_memory", PLEASE_KEEP))
+        await keep(client)
         supervisor, dev_server = pids(home)
         os.kill(supervisor, signal.SIGKILL)
         await gone(supervisor)
 
-        content(await client.call_tool("store_memory", PLEASE_KEEP))
+        await keep(client)
         assert await messages_of(client) == ["Keep this."] * 2
         await gone(dev_server)
         assert set(pids(home)).isdisjoint({supervisor, dev_server})
@@ -129,7 +135,7 @@ async def test_a_killed_supervisor_is_replaced(tmp_path: Path) -> None:
 async def test_a_killed_temporal_server_is_replaced(tmp_path: Path) -> None:
     home = tmp_path / "home"
     async with serve(home) as client:
-        content(await client.call_tool("store_memory", PLEASE_KEEP))
+        await keep(client)
         supervisor, dev_server = pids(home)
         os.kill(dev_server, signal.SIGKILL)
 
@@ -144,7 +150,7 @@ async def test_a_killed_temporal_server_is_replaced(tmp_path: Path) -> None:
 async def test_a_temporal_server_is_replaced_whenever_it_ends_though_the_state_can_t_be_written(tmp_path: Path) -> None:
     home = tmp_path / "home"
     async with serve(home) as client:
-        content(await client.call_tool("store_memory", PLEASE_KEEP))
+        await keep(client)
         # As good as a full disk to the supervisor.
         (home / "stack.json.new").mkdir()
         known: set[int] = set()
@@ -155,7 +161,7 @@ async def test_a_temporal_server_is_replaced_whenever_it_ends_though_the_state_c
             [dev_server] = fresh
             known.add(dev_server)
             os.kill(dev_server, signal.SIGKILL)
-        content(await client.call_tool("store_memory", PLEASE_KEEP))
+        await keep(client)
         assert await messages_of(client) == ["Keep this."] * 2
         (home / "stack.json.new").rmdir()
     await stack_gone(home)
@@ -196,7 +202,7 @@ async def test_what_a_killed_supervisor_wrote_is_not_trusted(tmp_path: Path) -> 
         stale = {"pid": 1, "port": silent.getsockname()[1], "token": "x", "temporal_pid": os.getpid()}
         (home / "stack.json").write_text(json.dumps(stale))
         async with serve(home) as client:
-            content(await client.call_tool("store_memory", PLEASE_KEEP))
+            await keep(client)
     await stack_gone(home)
 
 
@@ -205,5 +211,5 @@ async def test_a_torn_state_file_is_not_trusted(tmp_path: Path) -> None:
     home.mkdir()
     (home / "stack.json").write_text('{"pid": 12')
     async with serve(home) as client:
-        content(await client.call_tool("store_memory", PLEASE_KEEP))
+        await keep(client)
     await stack_gone(home)
