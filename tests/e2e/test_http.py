@@ -109,6 +109,23 @@ async def test_origin_and_host_are_checked(address: str, headers: dict[str, str]
     assert answer.status_code == status
 
 
+async def test_an_idle_connection_is_not_the_server_s_to_end(address: str) -> None:
+    """A client that keeps connections for five seconds, as most do, would send requests into their ends."""
+    place = httpx.URL(address)
+    reader, writer = await asyncio.open_connection(place.host, place.port)
+    try:
+        writer.write(f"GET /health HTTP/1.1\r\nHost: {place.host}:{place.port}\r\n\r\n".encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head)
+        assert length is not None
+        await reader.readexactly(int(length[1]))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(6):
+                await reader.read(1)
+    finally:
+        writer.close()
+
+
 async def test_tokens_decide_whose_records_they_are(home: Path, stack: Addresses, user: str) -> None:
     other = f"{user}-other"
     tokens = f"{user}:{hash_token('token-one')},{other}:{hash_token('token-two')}"
