@@ -82,35 +82,49 @@ def rank(
         vectors: Packed vectors by memory id; a memory without one is on nobody's topic.
         unrelated: Cosine that texts about different things have by the model.
     """
-    scored: list[SimilarMemory] = []
+    scored: list[_Scored] = []
     for memory in memories:
         strong = strength(memory.created_at, memory.last_accessed_at, memory.access_count, now)
-        total = score(
-            relevance(memory.similarity, unrelated), memory.importance, recency(memory.created_at, now), strong
-        )
-        scored.append(memory.model_copy(update={"strength": strong, "score": total}))
-    scored.sort(key=lambda one: (-one.score, -one.similarity, one.memory_id))
+        relevant = relevance(memory.similarity, unrelated)
+        total = score(relevant, memory.importance, recency(memory.created_at, now), strong)
+        scored.append(_Scored(memory, _contents(memory), relevant, strong, total))
+    scored.sort(key=lambda one: (-one.score, -one.memory.similarity, one.memory.memory_id))
     waiting = _each_once(scored)
-    ranked: list[SimilarMemory] = []
+    ranked: list[_Scored] = []
     while waiting and len(ranked) < limit:
         best, *others = waiting
         place, waiting = [best], []
         for one in others:
             (place if _is_same_topic(best, one, vectors, unrelated) else waiting).append(one)
-        ranked += sorted(place, key=lambda one: -micros(one.created_at))
-    return ranked[:limit]
+        ranked += sorted(place, key=lambda one: -micros(one.memory.created_at))
+    return [one.memory.model_copy(update={"strength": one.strength, "score": one.score}) for one in ranked[:limit]]
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A memory that was found, and how it stands to the question.
+
+    Attributes:
+        contents: What it says: its children's, or its own.
+    """
+
+    memory: SimilarMemory
+    contents: list[str]
+    relevance: float
+    strength: float
+    score: float
 
 
 def _contents(memory: SimilarMemory) -> list[str]:
     return [child.content for child in memory.children] or [memory.content]
 
 
-def _each_once(memories: Sequence[SimilarMemory]) -> list[SimilarMemory]:
+def _each_once(memories: Sequence[_Scored]) -> list[_Scored]:
     """Those that say nothing that one before them says."""
-    kept: list[SimilarMemory] = []
+    kept: list[_Scored] = []
     said: dict[Hashable, list[str]] = {}
     for memory in memories:
-        contents = [(content, key) for content in _contents(memory) for key in statement_keys(content)]
+        contents = [(content, key) for content in memory.contents for key in statement_keys(content)]
         if not any(same_statement(content, other) for content, key in contents for other in said.get(key, [])):
             kept.append(memory)
             for content, key in contents:
@@ -118,16 +132,17 @@ def _each_once(memories: Sequence[SimilarMemory]) -> list[SimilarMemory]:
     return kept
 
 
-def _is_same_topic(best: SimilarMemory, other: SimilarMemory, vectors: Mapping[str, bytes], unrelated: float) -> bool:
+def _is_same_topic(best: _Scored, other: _Scored, vectors: Mapping[str, bytes], unrelated: float) -> bool:
     """Whether two memories may be an older and a newer word on the same thing, and are about as relevant."""
-    if not (best.memory_id in vectors and other.memory_id in vectors):
+    if best.relevance - other.relevance >= CLEAR_LEAD:
         return False
-    if relevance(best.similarity, unrelated) - relevance(other.similarity, unrelated) >= CLEAR_LEAD:
+    if not any(same_topic(mine, theirs) for mine in best.contents for theirs in other.contents):
         return False
-    if not any(same_topic(mine, theirs) for mine in _contents(best) for theirs in _contents(other)):
+    left, right = vectors.get(best.memory.memory_id), vectors.get(other.memory.memory_id)
+    if left is None or right is None:
         return False
-    left, right = array("f", vectors[best.memory_id]), array("f", vectors[other.memory_id])
-    return relevance(float(sum(map(mul, left, right))), unrelated) >= SAME_TOPIC
+    cosine = float(sum(map(mul, array("f", left), array("f", right))))
+    return relevance(cosine, unrelated) >= SAME_TOPIC
 
 
 @dataclass(frozen=True)

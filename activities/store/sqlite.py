@@ -241,14 +241,10 @@ class SqliteStore:
                 similar_memories=sqlite_memory.similar(db, query, vector, unrelated),
             )
 
-        def count(db: apsw.Connection) -> None:
-            for memory in found.similar_memories:
-                sqlite_memory.count_access(db, memory, query)
-
         found = await self._read(find)
         # Only a retrieval that found memories has anything to count, and so to wait for other writers.
         if found.similar_memories:
-            await self._write(count)
+            await self._write(lambda db: sqlite_memory.count_accesses(db, found.similar_memories, query))
         return found
 
     # Semantic cache

@@ -5,7 +5,7 @@ A root is a row without a parent: a memory that stands alone, or a parent.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, cast
 
@@ -122,43 +122,73 @@ def _children(db: apsw.Connection, user_id: str, parent: str) -> list[MemoryChil
     return newest_first(_said(db, "user_id = ? and parent = ?", (user_id, parent)))
 
 
-def _sources(db: apsw.Connection, user_id: str, memory_id: str) -> list[str]:
-    """Ids of the messages that a memory or its children were formed from, in the order of forming."""
+def _sources(db: apsw.Connection, user_id: str, ids: str) -> dict[str, list[str]]:
+    """Ids of the messages that roots or their children were formed from, in the order of forming, by the root's id.
+
+    Args:
+        ids: The roots' ids, as JSON.
+    """
     found = db.execute(
-        f"select message_id from memory_sources where node in ({_WITH_CHILDREN}) order by id",
-        (user_id, memory_id, user_id, memory_id),
+        "select m.root, s.message_id from ("
+        "select memory_id as root, id from memory_nodes "
+        "where user_id = ? and memory_id in (select value from json_each(?)) "
+        "union all "
+        "select parent, id from memory_nodes where user_id = ? and parent in (select value from json_each(?))"
+        ") m join memory_sources s on s.node = m.id order by s.id",
+        (user_id, ids, user_id, ids),
     )
-    return [str(message_id) for (message_id,) in found]
+    sources: dict[str, list[str]] = {}
+    for root, message_id in cast(Iterable[tuple[str, str]], found):
+        sources.setdefault(root, []).append(message_id)
+    return sources
 
 
-def show(db: apsw.Connection, user_id: str, ids: Iterable[str], now: datetime) -> list[Memory]:
+def _shown(db: apsw.Connection, user_id: str, ids: Collection[str], now: datetime) -> list[dict[str, Any]]:
+    """The fields of roots as callers see them, in the order of `ids`."""
+    named = json.dumps(list(ids))
+    among = "from memory_nodes where user_id = ? and memory_id in (select value from json_each(?))"
+    found = {one["memory_id"]: one for one in select(db, _SHOWN, among, (user_id, named))}
+    sources = _sources(db, user_id, named)
+    return [
+        {
+            **found[memory_id],
+            "strength": strength(
+                found[memory_id]["created_at"],
+                found[memory_id]["last_accessed_at"],
+                found[memory_id]["access_count"],
+                now,
+            ),
+            "children": _children(db, user_id, memory_id) if found[memory_id]["level"] else [],
+            "source_messages": sources.get(memory_id, []),
+        }
+        for memory_id in ids
+    ]
+
+
+def show(db: apsw.Connection, user_id: str, ids: Collection[str], now: datetime) -> list[Memory]:
     """Memories as callers see them, in the order of `ids`."""
-    shown: list[Memory] = []
-    for memory_id in ids:
-        (found,) = select(db, _SHOWN, "from memory_nodes where user_id = ? and memory_id = ?", (user_id, memory_id))
-        shown.append(
-            Memory(
-                **found,
-                strength=strength(found["created_at"], found["last_accessed_at"], found["access_count"], now),
-                children=_children(db, user_id, memory_id) if found["level"] else [],
-                source_messages=_sources(db, user_id, memory_id),
-            )
-        )
-    return shown
+    return [Memory(**one) for one in _shown(db, user_id, ids, now)]
 
 
 def similar(db: apsw.Connection, query: MemoryQuery, vector: bytes | None, unrelated: float) -> list[SimilarMemory]:
     """The memories that bear most on a query; a parent in the place of its children."""
     check_search(query.limit, 1)
+    near = nearest(db, memories_of(query.user_id), vector, candidates(query.limit))
+    sql = (
+        "select n.id, ifnull(n.parent, n.memory_id), v.embedding from memory_nodes n "
+        "join memory_nodes_vectors v on v.id = n.id where n.id in (select value from json_each(?))"
+    )
+    rows = cast(Iterable[tuple[int, str, bytes]], db.execute(sql, (json.dumps([row for row, _, _ in near]),)))
+    roots = {row: (root, bytes(embedding)) for row, root, embedding in rows}
     cosines: dict[str, float] = {}
     vectors: dict[str, bytes] = {}
-    for row, _, cosine in nearest(db, memories_of(query.user_id), vector, candidates(query.limit)):
-        root = db.execute("select ifnull(parent, memory_id) from memory_nodes where id = ?", (row,)).get
+    for row, _, cosine in near:
+        root, embedding = roots[row]
         # Nearest first: the first of a group is its best.
-        cosines.setdefault(root, cosine)
-        vectors.setdefault(root, _vector(db, row))
-    found = show(db, query.user_id, cosines, query.now)
-    memories = [SimilarMemory(**dict(one), similarity=cosines[one.memory_id], score=0) for one in found]
+        if root not in cosines:
+            cosines[root], vectors[root] = cosine, embedding
+    found = _shown(db, query.user_id, cosines, query.now)
+    memories = [SimilarMemory(**one, similarity=cosines[one["memory_id"]], score=0) for one in found]
     return rank(memories, vectors, query.now, unrelated, query.limit)
 
 
@@ -167,19 +197,26 @@ def _vector(db: apsw.Connection, row: int) -> bytes:
     return bytes(found[0]) if found else b""
 
 
-def count_access(db: apsw.Connection, memory: SimilarMemory, query: MemoryQuery) -> None:
-    """Count one access to a memory, here and in the store, unless this retrieval is counted already."""
-    where = "where memory_id = ?"
-    columns = "accesses, access_count, last_accessed_at"
-    for found in select(db, columns, f"from memory_nodes {where}", (memory.memory_id,)):
-        accesses = json.loads(found["accesses"])
-        memory.access_count, memory.last_accessed_at = found["access_count"], found["last_accessed_at"]
+def count_accesses(db: apsw.Connection, memories: Sequence[SimilarMemory], query: MemoryQuery) -> None:
+    """Count one access to each of some memories, here and in the store, unless this retrieval is counted already."""
+    among = "from memory_nodes where memory_id in (select value from json_each(?))"
+    ids = json.dumps([memory.memory_id for memory in memories])
+    columns = "memory_id, accesses, access_count, last_accessed_at"
+    found = {one["memory_id"]: one for one in select(db, columns, among, (ids,))}
+    changed: list[tuple[int, int, str, str]] = []
+    for memory in memories:
+        # It may have been forgotten since it was found.
+        if (one := found.get(memory.memory_id)) is None:
+            continue
+        memory.access_count, memory.last_accessed_at = one["access_count"], one["last_accessed_at"]
+        accesses = json.loads(one["accesses"])
         if query.retrieval_id not in accesses:
             memory.access_count += 1
             memory.last_accessed_at = max(query.now, memory.last_accessed_at)
             kept = json.dumps([*accesses, query.retrieval_id][-ACCESSES_KEPT:])
-            changed = (memory.access_count, micros(memory.last_accessed_at), kept, memory.memory_id)
-            db.execute(f"update memory_nodes set access_count = ?, last_accessed_at = ?, accesses = ? {where}", changed)
+            changed.append((memory.access_count, micros(memory.last_accessed_at), kept, memory.memory_id))
+    sql = "update memory_nodes set access_count = ?, last_accessed_at = ?, accesses = ? where memory_id = ?"
+    db.executemany(sql, changed)
 
 
 # Consolidation
