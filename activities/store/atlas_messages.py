@@ -52,8 +52,13 @@ async def put(
         "changed_at": datetime.now(UTC),
     }
     key = {"_id": message.message_id, "user_id": message.user_id}
-    # A message that is stored again keeps its place in the order of storing.
-    kept = {"stored_at": {"$ifNull": ["$stored_at", stored_at]}}
+    # A message that is stored again keeps its place in the order of storing. A step that is repeated may come after a
+    # summary that covers its message.
+    same = [{"$eq": [f"${field}", {"$literal": record[field]}]} for field in ("conversation_id", "text")]
+    kept = {
+        "stored_at": {"$ifNull": ["$stored_at", stored_at]},
+        "summary_id": {"$cond": [{"$and": same}, "$summary_id", "$$REMOVE"]},
+    }
     change = [{"$replaceWith": {"$mergeObjects": [{"$literal": record}, kept]}}]
     await conversations.update_one(key, change, upsert=True, session=session)
     beside = {**key, "changed_at": record["changed_at"]}

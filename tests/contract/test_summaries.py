@@ -67,13 +67,15 @@ async def test_a_summary_covers_messages_once_however_late_they_come(store: Stor
     assert await store.unsummarised("ann", "c", 100) == (second, [])
 
 
-async def test_a_message_stored_again_is_covered_anew(store: Store) -> None:
-    await put(store, 1)
+async def test_a_message_stored_again_is_covered_anew_where_it_says_something_else(store: Store) -> None:
+    await put(store, 1, 2)
     await store.put_summary(summary(1), ["m1"])
 
-    await store.put_message(message("m1", "something else"))
+    await put(store, 1, 2)
+    assert await uncovered(store) == ["m2"]
 
-    assert await uncovered(store) == ["m1"]
+    await store.put_message(message("m1", "something else", minute=1))
+    assert await uncovered(store) == ["m1", "m2"]
 
 
 @pytest.mark.parametrize(
