@@ -45,6 +45,7 @@ async def takes_versions(client: "Client", version: "WorkerDeploymentVersion", i
     name = version.deployment_name
     request = DescribeWorkerDeploymentRequest(namespace=client.namespace, deployment_name=name)
     refusals = (RPCStatusCode.UNIMPLEMENTED, RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.INVALID_ARGUMENT)
+    delay = SETTLE_SECONDS
     while True:
         try:
             described = await client.workflow_service.describe_worker_deployment(request)
@@ -61,7 +62,8 @@ async def takes_versions(client: "Client", version: "WorkerDeploymentVersion", i
             # what belongs to no version, and get none of the work.
             if error.status != RPCStatusCode.RESOURCE_EXHAUSTED:
                 raise
-        await asyncio.sleep(SETTLE_SECONDS)
+        await asyncio.sleep(delay)
+        delay = min(2 * delay, MOST_SETTLE_SECONDS)
 
 
 async def keep_current(client: "Client", version: "WorkerDeploymentVersion", is_current: asyncio.Event) -> None:

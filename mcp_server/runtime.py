@@ -523,7 +523,7 @@ class Runtime:
                             # What failed or was cancelled may be asked for again.
                             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
                             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                            # Only a current version's work goes to another worker, should this one be killed.
+                            # An answered first call then means that Temporal routes work to this version.
                             request_eager_start=self.run_worker and self._is_current.is_set(),
                             memo=memo,
                         )
