@@ -3,8 +3,12 @@
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 KEEP_ALIVE_SECONDS = 75
 """How long an idle connection is kept: longer than clients and proxies keep theirs, which is up to a minute.
@@ -38,7 +42,16 @@ def listen(address: tuple[str, int], backlog: int | None = None) -> socket.socke
 
 
 class EmbeddedServer(uvicorn.Server):
-    """uvicorn inside a process that has other things to end in order: it stops by `should_exit` only."""
+    """uvicorn inside a process that has other things to end in order: it stops by `should_exit` only.
+
+    Args:
+        app: What it serves.
+        options: Of `uvicorn.Config`, beside those that all of them share.
+    """
+
+    def __init__(self, app: "ASGIApp", **options: Any) -> None:
+        shared: dict[str, Any] = {"log_config": None, "access_log": False, "timeout_keep_alive": KEEP_ALIVE_SECONDS}
+        super().__init__(uvicorn.Config(app, **shared, **options))
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

@@ -162,8 +162,9 @@ async def _has_workers(client: "Client", info: "WorkerDeploymentInfo") -> bool:
             task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
         )
     )
+    current = _current_build(info)
     return any(
-        poller.deployment_options.build_id == _current_build(info)
+        poller.deployment_options.build_id == current
         and time.time() - poller.last_access_time.ToMicroseconds() / 1e6 < POLL_LIFE.total_seconds()
         for poller in described.pollers
     )

@@ -204,23 +204,11 @@ async def serve_http(server: "DurableContextServer", host: str, port: int) -> No
     Raises:
         SettingsError: where the address or the tokens can't be used.
     """
-    import uvicorn
-
-    from mcp_server.asgi import KEEP_ALIVE_SECONDS, EmbeddedServer
+    from mcp_server.asgi import EmbeddedServer
 
     app = build_http_app(server, host)
     listener = bind(host, port)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=2,
-        lifespan="on",
-    )
-
-    http = EmbeddedServer(config)
+    http = EmbeddedServer(app, server_header=False, timeout_graceful_shutdown=2, lifespan="on")
     ended = watch_for_end(parent=False)
     name = f"[{host}]" if ":" in host else host
     logger.info("serving MCP at http://%s:%d/mcp", name, listener.getsockname()[1])

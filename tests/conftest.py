@@ -16,6 +16,9 @@ from hypothesis import settings
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp_types import CallToolResult, TextContent
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import PollerInfo, TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client as TemporalClient
 
 from mcp_server.local.stack import Addresses, leased
@@ -119,6 +122,16 @@ async def client(home: Path, stack: Addresses) -> AsyncIterator[Client]:
     """A client over stdio that tests share."""
     async with serve(home) as client:
         yield client
+
+
+async def pollers_of(temporal: TemporalClient, task_queue: str) -> list[PollerInfo]:
+    """Who has asked for workflow tasks of a task queue lately."""
+    request = DescribeTaskQueueRequest(
+        namespace=temporal.namespace,
+        task_queue=TaskQueue(name=task_queue),
+        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+    )
+    return list((await temporal.workflow_service.describe_task_queue(request)).pollers)
 
 
 def content(result: CallToolResult) -> dict[str, Any]:

@@ -87,7 +87,8 @@ def rank(
         strong = strength(memory.created_at, memory.last_accessed_at, memory.access_count, now)
         relevant = relevance(memory.similarity, unrelated)
         total = score(relevant, memory.importance, recency(memory.created_at, now), strong)
-        scored.append(_Scored(memory, _contents(memory), relevant, strong, total))
+        contents = [child.content for child in memory.children] or [memory.content]
+        scored.append(_Scored(memory, contents, relevant, strong, total))
     scored.sort(key=lambda one: (-one.score, -one.memory.similarity, one.memory.memory_id))
     waiting = _each_once(scored)
     ranked: list[_Scored] = []
@@ -113,10 +114,6 @@ class _Scored:
     relevance: float
     strength: float
     score: float
-
-
-def _contents(memory: SimilarMemory) -> list[str]:
-    return [child.content for child in memory.children] or [memory.content]
 
 
 def _each_once(memories: Sequence[_Scored]) -> list[_Scored]:

@@ -128,6 +128,7 @@ def _sources(db: apsw.Connection, user_id: str, ids: str) -> dict[str, list[str]
     Args:
         ids: The roots' ids, as JSON.
     """
+    # The + as in `_shown`.
     found = db.execute(
         "select m.root, s.message_id from ("
         "select memory_id as root, id from memory_nodes "
@@ -152,17 +153,12 @@ def _shown(db: apsw.Connection, user_id: str, ids: Collection[str], now: datetim
     sources = _sources(db, user_id, named)
     return [
         {
-            **found[memory_id],
-            "strength": strength(
-                found[memory_id]["created_at"],
-                found[memory_id]["last_accessed_at"],
-                found[memory_id]["access_count"],
-                now,
-            ),
-            "children": _children(db, user_id, memory_id) if found[memory_id]["level"] else [],
-            "source_messages": sources.get(memory_id, []),
+            **one,
+            "strength": strength(one["created_at"], one["last_accessed_at"], one["access_count"], now),
+            "children": _children(db, user_id, one["memory_id"]) if one["level"] else [],
+            "source_messages": sources.get(one["memory_id"], []),
         }
-        for memory_id in ids
+        for one in (found[memory_id] for memory_id in ids)
     ]
 
 

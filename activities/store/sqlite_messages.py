@@ -24,13 +24,13 @@ from activities.store.times import micros
 
 def put(db: apsw.Connection, message: Message, vector: bytes | None, context_vector: bytes | None) -> None:
     where = "where user_id = ? and message_id = ?"
-    key = (message.user_id, message.message_id)
-    # Rows are in the order of storing, which a message that is stored again keeps.
-    known = db.execute(f"select id from conversations {where}", key).get
-    # A step that is repeated may come after a summary that covers its message.
-    same = (*key, message.conversation_id, message.text)
-    sql = f"select summary_id from conversations {where} and conversation_id = ? and text = ?"
-    covered_by = db.execute(sql, same).get
+    # Rows are in the order of storing, which a message that is stored again keeps. A step that is repeated may come
+    # after a summary that covers its message.
+    covered_by = "case when conversation_id = ? and text = ? then summary_id end"
+    known, summary_id = db.execute(
+        f"select id, {covered_by} from conversations {where}",
+        (message.conversation_id, message.text, message.user_id, message.message_id),
+    ).fetchone() or (None, None)
     context = message.context
     # One that was forgotten meanwhile doesn't live on beside this.
     if (
@@ -40,7 +40,7 @@ def put(db: apsw.Connection, message: Message, vector: bytes | None, context_vec
         context = None
     for share in (messages_of(message.user_id), contexts_of(message.user_id)):
         remove(db, share, "message_id = ?", message.message_id)
-    fields = {"id": known, "summary_id": covered_by, **message.model_dump(exclude={"embedding", "context"})}
+    fields = {"id": known, "summary_id": summary_id, **message.model_dump(exclude={"embedding", "context"})}
     row = insert(db, "conversations", {**fields, "previous": context.previous if context else None})
     index(db, messages_of(message.user_id), [(row, message.text, vector)])
     beside = (context.text, context_vector) if context else (message.text, vector)

@@ -267,17 +267,12 @@ class Supervisor:
 
     async def _need_models(self) -> dict[str, Any]:
         if self._models is None or self._models.done():
-            import uvicorn
-
-            from mcp_server.asgi import KEEP_ALIVE_SECONDS, EmbeddedServer, listen
+            from mcp_server.asgi import EmbeddedServer, listen
             from mcp_server.local.bedrock import create_app
 
             port = self._kept_port("models_port")
             listener = listen((LOOPBACK, port))
-            config = uvicorn.Config(
-                create_app(), log_config=None, access_log=False, timeout_keep_alive=KEEP_ALIVE_SECONDS
-            )
-            endpoint = EmbeddedServer(config)
+            endpoint = EmbeddedServer(create_app())
             self._models = asyncio.create_task(endpoint.serve(sockets=[listener]))
             while not endpoint.started:
                 if self._models.done():

@@ -6,9 +6,6 @@ from pathlib import Path
 
 import apsw
 import pytest
-from temporalio.api.enums.v1 import TaskQueueType
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 
 from activities.models import EmbeddingModel, pack_vector
@@ -16,7 +13,7 @@ from activities.store.sqlite import SqliteStore
 from mcp_server.local.stack import Addresses
 from mcp_server.reembed import name_of
 from mcp_server.settings import LOCAL_EMBEDDING_MODEL, Settings
-from tests.conftest import command, content, environment, error, serve
+from tests.conftest import command, content, environment, error, pollers_of, serve
 from tests.contract.records import chunk, put
 from tests.e2e.test_http import run
 
@@ -84,15 +81,9 @@ async def test_a_store_that_is_not_there_needs_no_move(shared: dict[str, str], t
 
 async def working(temporal: Client, task_queue: str, count: int) -> None:
     """Wait until so many workers serve a task queue."""
-    request = DescribeTaskQueueRequest(
-        namespace=temporal.namespace,
-        task_queue=TaskQueue(name=task_queue),
-        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-    )
     async with asyncio.timeout(120):
         while True:
-            found = await temporal.workflow_service.describe_task_queue(request)
-            if len({poller.identity for poller in found.pollers}) >= count:
+            if len({poller.identity for poller in await pollers_of(temporal, task_queue)}) >= count:
                 return
             await asyncio.sleep(0.05)
 

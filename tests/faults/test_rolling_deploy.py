@@ -11,16 +11,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from temporalio.api.enums.v1 import TaskQueueType
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, DescribeWorkerDeploymentRequest
+from temporalio.api.workflowservice.v1 import DescribeWorkerDeploymentRequest
 from temporalio.client import Client as TemporalClient
 from temporalio.common import WorkerDeploymentVersion
 from temporalio.service import RPCError, RPCStatusCode
 
 from mcp_server.deployment import takes_versions
 from mcp_server.local.stack import Addresses
-from tests.conftest import REPOSITORY, content, environment, message, serve, workflow_id
+from tests.conftest import REPOSITORY, content, environment, message, pollers_of, serve, workflow_id
 from tests.faults.bedrock_endpoint import Endpoint, serve_endpoint
 from tests.faults.test_stack import messages_of
 from workflows.worker import build_id
@@ -79,17 +77,12 @@ async def until_current(temporal: TemporalClient, deployment: str, *others: str)
 
 async def until_polled(temporal: TemporalClient, task_queue: str, build: str) -> None:
     """Return once a worker of a build asks for tasks."""
-    request = DescribeTaskQueueRequest(
-        namespace=temporal.namespace,
-        task_queue=TaskQueue(name=task_queue),
-        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-    )
     begun = time.time()
     async with asyncio.timeout(SECONDS):
         while True:
-            described = await temporal.workflow_service.describe_task_queue(request)
-            # Pollers are remembered for minutes.
-            polled = [one for one in described.pollers if one.last_access_time.ToMicroseconds() / 1e6 > begun]
+            # They are remembered for minutes.
+            pollers = await pollers_of(temporal, task_queue)
+            polled = [one for one in pollers if one.last_access_time.ToMicroseconds() / 1e6 > begun]
             if any(one.deployment_options.build_id == build for one in polled):
                 return
             await asyncio.sleep(0.1)
