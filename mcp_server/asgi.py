@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -41,6 +42,16 @@ def listen(address: tuple[str, int], backlog: int | None = None) -> socket.socke
     return listener
 
 
+class HttpProtocol(HttpToolsProtocol):
+    """Header values without the whitespace around them, which is no part of them (RFC 9110, section 5.5).
+
+    llhttp leaves what follows a value, and nobody behind it takes it away.
+    """
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value.strip(b" \t"))
+
+
 class EmbeddedServer(uvicorn.Server):
     """uvicorn inside a process that has other things to end in order: it stops by `should_exit` only.
 
@@ -51,7 +62,7 @@ class EmbeddedServer(uvicorn.Server):
 
     def __init__(self, app: "ASGIApp", **options: Any) -> None:
         shared: dict[str, Any] = {"log_config": None, "access_log": False, "timeout_keep_alive": KEEP_ALIVE_SECONDS}
-        super().__init__(uvicorn.Config(app, **shared, **options))
+        super().__init__(uvicorn.Config(app, http=HttpProtocol, **shared, **options))
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

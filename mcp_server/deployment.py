@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SETTLE_SECONDS = 0.2
-"""How soon a version that has just begun to poll is looked for again."""
+SETTLE_SECONDS = 0.1
+"""How soon a version that has just begun to poll is looked for again; half as long again each time."""
 MOST_SETTLE_SECONDS = 3.0
-"""The same at most, where the server doesn't answer or is asked too much."""
+"""The same at most: from here on what keeps it is no passing matter, and is said."""
 LOOK_SECONDS = 30.0
 """How often it is looked whether the current version still has workers."""
 POLL_LIFE = timedelta(seconds=90)
@@ -62,8 +62,10 @@ async def takes_versions(client: "Client", version: "WorkerDeploymentVersion", i
             # what belongs to no version, and get none of the work.
             if error.status != RPCStatusCode.RESOURCE_EXHAUSTED:
                 raise
+            if delay < MOST_SETTLE_SECONDS <= _longer(delay):
+                logger.warning("the worker waits: Temporal is asked too much (%s)", error.message)
         await asyncio.sleep(delay)
-        delay = min(2 * delay, MOST_SETTLE_SECONDS)
+        delay = _longer(delay)
 
 
 async def keep_current(client: "Client", version: "WorkerDeploymentVersion", is_current: asyncio.Event) -> None:
@@ -79,30 +81,45 @@ async def keep_current(client: "Client", version: "WorkerDeploymentVersion", is_
     """
     from temporalio.service import RPCError, RPCStatusCode
 
-    delay = SETTLE_SECONDS
+    # Where Temporal says so, an operator has to do it: `temporal worker deployment set-current-version`.
+    lasting = (
+        RPCStatusCode.PERMISSION_DENIED,
+        RPCStatusCode.UNAUTHENTICATED,
+        RPCStatusCode.UNIMPLEMENTED,
+        RPCStatusCode.INVALID_ARGUMENT,
+    )
+    delay, told = SETTLE_SECONDS, ""
     while True:
-        settled = True
+        settled, refusal = False, ""
         try:
             current = await _look(client, version)
-            settled = current is not None
             if current:
                 is_current.set()
             else:
                 is_current.clear()
-            delay = SETTLE_SECONDS
+            settled = current is not None
         except RPCError as error:
-            if error.status in (RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED):
-                # Without the right to say so, an operator has to: `temporal worker deployment set-current-version`.
-                logger.warning("the worker's version can't be made the current one: %s", error.message)
-            else:
-                logger.debug("the worker's version can't be made the current one yet: %s", error.message)
-                settled = False
-                delay = min(2 * delay, MOST_SETTLE_SECONDS)
+            settled, refusal = error.status in lasting, error.message
+            logger.debug("the worker's version can't be made the current one: %s", refusal)
+        if refusal and refusal != told and (settled or delay == MOST_SETTLE_SECONDS):
+            logger.warning("the worker's version can't be made the current one: %s", refusal)
+            told = refusal
+        elif settled:
+            told = refusal
         await asyncio.sleep(LOOK_SECONDS if settled else delay)
+        delay = SETTLE_SECONDS if settled else _longer(delay)
+
+
+def _longer(delay: float) -> float:
+    return min(1.5 * delay, MOST_SETTLE_SECONDS)
 
 
 async def _look(client: "Client", version: "WorkerDeploymentVersion") -> bool | None:
-    """Take over where that is due. Whether the version is the current one; None where that isn't settled yet."""
+    """Take over where that is due. Whether the version is the current one; None where that isn't settled yet.
+
+    Raises:
+        RPCError: where it can't be seen, or an operator is the one to do it (`FAILED_PRECONDITION`).
+    """
     from temporalio.api.workflowservice.v1 import (
         DescribeWorkerDeploymentRequest,
         SetWorkerDeploymentCurrentVersionRequest,
@@ -138,7 +155,7 @@ async def _look(client: "Client", version: "WorkerDeploymentVersion") -> bool | 
         )
     except RPCError as error:
         # Somebody else has just changed it, or the server hasn't taken the version in yet.
-        if error.status in (RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.ABORTED, RPCStatusCode.NOT_FOUND):
+        if error.status in (RPCStatusCode.ABORTED, RPCStatusCode.NOT_FOUND):
             return None
         raise
     logger.info("build %s is the current one of deployment %s", version.build_id, name)

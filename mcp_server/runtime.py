@@ -372,12 +372,15 @@ class Runtime:
     def _fail(self, error: Exception) -> None:
         """Say what keeps the pieces from coming up; what only another setting can mend is said to calls at once."""
         from temporalio.exceptions import ApplicationError
+        from temporalio.service import RPCError
 
         from mcp_server.local.stack import StackError
 
         known = True
         if isinstance(error, StackError):
             problem = str(error)
+        elif isinstance(error, RPCError):
+            problem = _unreachable(self.settings) if _passes(error) else _explain_rpc(error, self.settings)
         elif isinstance(error, ApplicationError):
             problem, self._refused = error.message, error.non_retryable
         elif isinstance(error, (RuntimeError, ValueError)) and self.settings.temporal_is_remote:

@@ -75,7 +75,8 @@ def rank(
     """The best `limit` of memories that were found, best first, with their strengths and scores filled in.
 
     Nothing is returned twice: of memories that say the same, only the best stays. Of those on the same topic that are
-    about as relevant, the newest comes first, in the place of the best: what was said last holds.
+    about as relevant, the newest comes first, in the place of the best: what was said last holds. None comes before one
+    with a clear lead in relevance over it, whatever the topic.
 
     Args:
         memories: Roots: those that stand alone, and parents.
@@ -94,9 +95,11 @@ def rank(
     ranked: list[_Scored] = []
     while waiting and len(ranked) < limit:
         best, *others = waiting
+        most = max(one.relevance for one in waiting)
         place, waiting = [best], []
         for one in others:
-            (place if _is_same_topic(best, one, vectors, unrelated) else waiting).append(one)
+            joins = most - one.relevance < CLEAR_LEAD and _is_same_topic(best, one, vectors, unrelated)
+            (place if joins else waiting).append(one)
         ranked += sorted(place, key=lambda one: -micros(one.memory.created_at))
     return [one.memory.model_copy(update={"strength": one.strength, "score": one.score}) for one in ranked[:limit]]
 
@@ -130,9 +133,7 @@ def _each_once(memories: Sequence[_Scored]) -> list[_Scored]:
 
 
 def _is_same_topic(best: _Scored, other: _Scored, vectors: Mapping[str, bytes], unrelated: float) -> bool:
-    """Whether two memories may be an older and a newer word on the same thing, and are about as relevant."""
-    if best.relevance - other.relevance >= CLEAR_LEAD:
-        return False
+    """Whether two memories may be an older and a newer word on the same thing."""
     if not any(same_topic(mine, theirs) for mine in best.contents for theirs in other.contents):
         return False
     left, right = vectors.get(best.memory.memory_id), vectors.get(other.memory.memory_id)

@@ -1,6 +1,7 @@
 """Streamable HTTP: both protocol revisions, who may call, and which headers are accepted."""
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -122,6 +123,29 @@ async def test_an_idle_connection_is_not_the_server_s_to_end(address: str) -> No
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(6):
                 await reader.read(1)
+    finally:
+        writer.close()
+
+
+async def test_whitespace_around_a_header_s_value_is_no_part_of_it(address: str) -> None:
+    """Sent by hand: clients take it away themselves."""
+    place = httpx.URL(address)
+    said = {"protocolVersion": "2026-07-28", "clientInfo": {"name": "test", "version": "1"}, "clientCapabilities": {}}
+    meta = {f"io.modelcontextprotocol/{name}": value for name, value in said.items()}
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": meta}})
+    headers = {
+        "Host": f"{place.host}:{place.port}",
+        "Content-Length": str(len(body)),
+        "Content-Type": "application/json",
+        "MCP-Protocol-Version": "2026-07-28",
+        "Mcp-Method": "tools/list",
+        **ACCEPT,
+    }
+    lines = [f"{name}: \t{value} \t" for name, value in headers.items()]
+    reader, writer = await asyncio.open_connection(place.host, place.port)
+    try:
+        writer.write("\r\n".join(["POST /mcp HTTP/1.1", *lines, "", body]).encode())
+        assert (await reader.readline()).split()[1] == b"200"
     finally:
         writer.close()
 

@@ -9,19 +9,24 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from temporalio.api.workflowservice.v1 import DescribeWorkerDeploymentRequest
+from temporalio.api.workflowservice.v1 import (
+    DescribeWorkerDeploymentRequest,
+    SetWorkerDeploymentCurrentVersionRequest,
+    SetWorkerDeploymentManagerRequest,
+)
 from temporalio.client import Client as TemporalClient
 from temporalio.common import WorkerDeploymentVersion
 from temporalio.service import RPCError, RPCStatusCode
 
-from mcp_server.deployment import takes_versions
+from mcp_server.deployment import keep_current, takes_versions
 from mcp_server.local.stack import Addresses
 from tests.conftest import REPOSITORY, content, environment, message, pollers_of, serve, workflow_id
 from tests.faults.bedrock_endpoint import Endpoint, serve_endpoint
 from tests.faults.test_stack import messages_of
-from workflows.worker import build_id
+from workflows.worker import build_id, build_worker
 
 SECONDS = 60
 CALLS = 20
@@ -200,3 +205,37 @@ async def test_a_temporal_server_that_is_asked_too_much_makes_no_worker_one_with
         taken = await asyncio.gather(*(takes_versions(temporal, version, asyncio.Event()) for _ in range(20)))
         await asyncio.gather(*asking)
     assert taken == [True] * 20
+
+
+async def test_an_operator_who_manages_a_deployment_is_waited_for(
+    temporal: TemporalClient, user: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    service, operator = temporal.workflow_service, "operator"
+    version, is_current = WorkerDeploymentVersion(deployment_name=user, build_id="new"), asyncio.Event()
+    named: dict[str, Any] = {"namespace": temporal.namespace, "deployment_name": user}
+    managed = SetWorkerDeploymentManagerRequest(**named, manager_identity=operator, identity=operator)
+    promoted = SetWorkerDeploymentCurrentVersionRequest(**named, build_id="new", identity=operator)
+    async with build_worker(temporal, user, [], version), asyncio.timeout(SECONDS):
+        while version.build_id not in await _builds(temporal, user):
+            await asyncio.sleep(0.05)
+        await service.set_worker_deployment_manager(managed)
+        keeping = asyncio.create_task(keep_current(temporal, version, is_current))
+        try:
+            while not caplog.messages:
+                await asyncio.sleep(0.05)
+            assert not is_current.is_set()
+            await service.set_worker_deployment_current_version(promoted)
+            await is_current.wait()
+        finally:
+            keeping.cancel()
+    [said] = [one for one in caplog.messages if "can't be made the current one" in one]
+    assert operator in said
+
+
+async def _builds(temporal: TemporalClient, deployment: str) -> list[str]:
+    """The builds that Temporal knows of a deployment."""
+    request = DescribeWorkerDeploymentRequest(namespace=temporal.namespace, deployment_name=deployment)
+    with contextlib.suppress(RPCError):
+        described = await temporal.workflow_service.describe_worker_deployment(request)
+        return [one.deployment_version.build_id for one in described.worker_deployment_info.version_summaries]
+    return []

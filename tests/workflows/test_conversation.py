@@ -18,6 +18,7 @@ from temporalio.client import (
     WorkflowExecutionStatus,
     WorkflowHandle,
     WorkflowUpdateFailedError,
+    WorkflowUpdateStage,
 )
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
@@ -291,11 +292,16 @@ async def test_it_ends_after_a_time_without_a_message(stack: Addresses, user: st
 async def test_a_message_may_be_withdrawn_while_it_waits(talk: Talk) -> None:
     await talk.say(talk.prompt(FACT))
     unwanted = [talk.prompt(f"Buoy {number} drifts.") for number in range(3)]
-    sent = [asyncio.create_task(talk.say(prompt)) for prompt in unwanted]
+    # Messages are in the order in which they were accepted: each is, before the next one is sent.
+    accepted = WorkflowUpdateStage.ACCEPTED
+    sent = [
+        await talk.handle.start_update(ConversationWorkflow.converse, prompt, wait_for_stage=accepted)
+        for prompt in unwanted
+    ]
     for prompt in unwanted:
         await talk.handle.signal(ConversationWorkflow.withdraw, prompt.message_id)
 
-    outcomes = await asyncio.gather(*sent, return_exceptions=True)
+    outcomes = await asyncio.gather(*(update.result() for update in sent), return_exceptions=True)
 
     kept = [prompt.text for prompt, outcome in zip(unwanted, outcomes, strict=True) if not _refused(outcome)]
     assert [text for kind, text in said(await talk.stored()) if kind == "human"] == [FACT, *kept]
