@@ -45,6 +45,8 @@ CONNECT_SECONDS = 3.0
 EMBED_SECONDS = 20.0
 TEXT_SECONDS = 60.0
 CALLS_AT_ONCE = 16
+BEGUN_SECONDS = 10.0
+"""How long a call that was begun early is kept for whom it was begun."""
 
 T = TypeVar("T")
 
@@ -152,6 +154,7 @@ class BedrockEmbeddings:
         self._family = embedding_family(model_id)
         self._model = embedding_model(model_id, dimensions)
         self._runtime = BedrockRuntime(model_id, "EMBEDDING_MODEL_ID", region, endpoint_url, EMBED_SECONDS)
+        self._begun: dict[tuple[tuple[str, ...], Side], asyncio.Task[list[bytes]]] = {}
 
     @property
     def model(self) -> EmbeddingModel:
@@ -166,6 +169,21 @@ class BedrockEmbeddings:
         """How many texts of one list are under way at a time."""
         return self._family.batch * self._family.calls
 
+    def begin(self, texts: Sequence[str], side: Side) -> None:
+        """Begin the call of the next `embed` of these texts, which then waits for this one's result, or its error."""
+        key = (tuple(texts), side)
+        if key in self._begun:
+            return
+        begun = self._begun[key] = asyncio.create_task(self._embed(texts, side))
+        # Where nobody comes for it, its error is nobody's.
+        begun.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+        def forget() -> None:
+            if self._begun.get(key) is begun:
+                del self._begun[key]
+
+        asyncio.get_running_loop().call_later(BEGUN_SECONDS, forget)
+
     async def embed(self, texts: Sequence[str], side: Side) -> list[bytes]:
         """Vectors of `texts`, in order, each packed by `pack_vector` (4 bytes a dimension, unit length).
 
@@ -175,6 +193,10 @@ class BedrockEmbeddings:
             ApplicationError: `throttled` or `unavailable`, which pass; `rejected`, for example for an empty text;
                 `access_denied` or `not_configured`.
         """
+        begun = self._begun.pop((tuple(texts), side), None)
+        return await (begun or self._embed(texts, side))
+
+    async def _embed(self, texts: Sequence[str], side: Side) -> list[bytes]:
         limit = self._family.max_characters
         whole = [sendable(text)[:limit] for text in texts]
         batches = [whole[at : at + self._family.batch] for at in range(0, len(whole), self._family.batch)]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from activities.bedrock import BedrockEmbeddings, BedrockText
     from activities.bedrock_converse import BedrockChat
     from activities.fetch import WebClient
-    from activities.models import PartialAnswer
+    from activities.models import EmbedParams, PartialAnswer
     from activities.store.atlas import AtlasStore
     from activities.store.base import OpenedStore
     from activities.store.contents import Contents
@@ -486,6 +486,11 @@ class Runtime:
             f"text model {settings.shown_text_model}",
             "web search by Tavily" if settings.tavily_api_key else "no web search (TAVILY_API_KEY isn't set)",
         ]
+
+    def begin_embedding(self, params: "EmbedParams") -> None:
+        """Begin what a workflow that is about to start will embed, where it will do so in this process."""
+        if self.parts is not None and self._is_current.is_set():
+            self.parts.embeddings.begin(params.texts, params.side)
 
     async def start(
         self, workflow: Any, params: "BaseModel", workflow_id: str, memo: dict[str, Any], deadline: float

@@ -49,6 +49,8 @@ from mcp_server.runtime import DESCRIBE_SECONDS, RETRY_SECONDS, CallError, Runti
 if TYPE_CHECKING:
     from temporalio.client import WorkflowExecutionDescription, WorkflowHandle
 
+    from activities.models import EmbedParams
+
 EXTENSION = "io.modelcontextprotocol/tasks"
 WORKFLOW_ID = "durable-context/workflow_id"
 """Key of a tool result's `_meta` that names the workflow which ran."""
@@ -287,7 +289,14 @@ class Tasks(Extension):
         call = self._call.get()
         return call.takes_tasks or call.can_be_asked
 
-    async def run(self, tool: str, workflow: Any, params: BaseModel, held: str | None = None) -> CallToolResult:
+    async def run(
+        self,
+        tool: str,
+        workflow: Any,
+        params: BaseModel,
+        held: str | None = None,
+        embedded: "EmbedParams | None" = None,
+    ) -> CallToolResult:
         """Answer the present call of a tool with the result of its workflow, or with what went wrong as a tool error.
 
         The work goes on whether or not anybody waits for it; only `notifications/cancelled` ends it with the call.
@@ -297,6 +306,7 @@ class Tasks(Extension):
             workflow: The workflow class.
             params: Its argument.
             held: Name of a content that was held for it.
+            embedded: What the workflow's first step embeds: that begins while Temporal writes down the start.
         """
         call, settings = self._call.get(), self._runtime.settings
         workflow_id, memo = self._identify(call, tool, params)
@@ -309,6 +319,8 @@ class Tasks(Extension):
                 await self._check_same(call, workflow_id, memo["task"]["arguments"], deadline)
             async with self._cancelled_with(call, workflow_id):
                 if call.key is None:
+                    if embedded is not None:
+                        self._runtime.begin_embedding(embedded)
                     handle = await self._runtime.start(workflow, params, workflow_id, memo, deadline)
                 result = await self._await(call, handle, deadline)
                 # The workflow drops it at its end. Where that was before this call held it again, nobody else would.

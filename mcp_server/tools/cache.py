@@ -8,10 +8,12 @@ from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from activities.models import (
+    EMBEDDED,
     CacheCheckParams,
     CacheCheckResult,
     CacheStoreParams,
     CacheStoreResult,
+    EmbedParams,
     InvalidateCacheParams,
     InvalidateCacheResult,
 )
@@ -72,7 +74,8 @@ def register(server: DurableContextServer) -> None:
             namespace=namespace or "",
             model=model or "",
         )
-        return await server.tasks.run("semantic_cache_response", CacheStorageWorkflow, params)
+        embedded = EmbedParams(texts=[query], side=EMBEDDED["cache"].side)
+        return await server.tasks.run("semantic_cache_response", CacheStorageWorkflow, params, embedded=embedded)
 
     @server.tool(
         title="Look up a cached answer",

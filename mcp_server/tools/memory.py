@@ -7,6 +7,7 @@ from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from activities.models import (
+    EmbedParams,
     ListMemoriesParams,
     MemoryKey,
     MemoryOrder,
@@ -89,7 +90,8 @@ def register(server: DurableContextServer) -> None:
         from workflows.memory import MemoryRetrievalWorkflow
 
         params = RetrieveMemoryParams(user_id=server.user(ctx, user_id), text=text, limit=limit)
-        return await server.tasks.run("retrieve_memory", MemoryRetrievalWorkflow, params)
+        embedded = EmbedParams(texts=[text], side="query")
+        return await server.tasks.run("retrieve_memory", MemoryRetrievalWorkflow, params, embedded=embedded)
 
     @server.tool(
         title="List memories",
