@@ -134,6 +134,30 @@ async def test_vectors_keep_order_and_mean_something(url: str) -> None:
     assert math.isclose(cosine(query, query), 1, rel_tol=1e-5)
 
 
+async def test_a_call_that_was_begun_is_the_next_one_of_its_texts(faults: Faults, url: str) -> None:
+    embeddings = BedrockEmbeddings(EMBEDDING_MODEL, None, None, url)
+    texts = ["Where is the cat?"]
+    embeddings.begin(texts, "query")
+    embeddings.begin(texts, "query")
+    begun = await embeddings.embed(texts, "query")
+    assert len(faults.seen) == 1
+    # It was for one: the next call asks the model again.
+    assert cosine((await embeddings.embed(texts, "query"))[0], begun[0]) > 0.9999
+    assert len(faults.seen) == 2
+
+    faults.next.append(error(429, "ThrottlingException"))
+    embeddings.begin(texts, "query")
+    while faults.next:
+        await asyncio.sleep(0.01)
+    # Of other texts, and of the same on another side, it is none of the business.
+    await embeddings.embed(["Where is the dog?"], "query")
+    await embeddings.embed(texts, "passage")
+    with pytest.raises(ApplicationError) as refused:
+        await embeddings.embed(texts, "query")
+    assert refused.value.type == "throttled"
+    assert len(await embeddings.embed(texts, "query")) == 1
+
+
 async def test_sides_differ(url: str) -> None:
     embeddings = BedrockEmbeddings(EMBEDDING_MODEL, None, None, url)
     (query,), (passage,) = await asyncio.gather(
