@@ -11,26 +11,13 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from temporalio import workflow
-from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError, FailureError, TimeoutError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from mcp_types import (
-        CONNECTION_CLOSED,
-        REQUEST_TIMEOUT,
-        CallToolResult,
-        EmbeddedResource,
-        ResourceLink,
-        TextContent,
-        TextResourceContents,
-        Tool,
-    )
-    from temporalio.mcp import TemporalMCPClient
-
     from activities import passages
     from activities.errors import KINDS
     from activities.models import (
@@ -48,17 +35,13 @@ with workflow.unsafe.imports_passed_through():
     from workflows.cache import SemanticCacheCheckWorkflow
     from workflows.memory import MemoryRetrievalWorkflow
     from workflows.search import HybridSearchWorkflow
-    from workflows.steps import DURABLY, HEARTBEAT
     from workflows.web import WebSearchWorkflow
+
+if TYPE_CHECKING:
+    from mcp_types import Tool
 
 OWN_SECONDS = timedelta(seconds=60)
 """How long one of this server's own tools may take; what it reads is given up earlier."""
-
-CALL_SECONDS = timedelta(seconds=60)
-"""How long a call of another server's tool may take: longer ones aren't for an answer that is waited for."""
-
-LIST_SECONDS = timedelta(seconds=20)
-"""How long another server may take to start and to say which tools it has: every answer with tools waits for it."""
 
 RESULT_CHARACTERS = 20_000
 """Length to which a tool's answer is cut: some 5,000 tokens, of which a model takes a few dozen answers."""
@@ -262,26 +245,20 @@ class Toolbox:
 
     # Those of other MCP servers
 
-    async def _listed(self, server: str) -> list[Tool]:
+    async def _listed(self, server: str) -> "list[Tool]":
         """The tools of another server; none where it doesn't say."""
-        client = TemporalMCPClient(
-            server,
-            activity_config={
-                "start_to_close_timeout": LIST_SECONDS,
-                "schedule_to_close_timeout": LIST_SECONDS,
-                "heartbeat_timeout": HEARTBEAT,
-                "retry_policy": RetryPolicy(maximum_attempts=2),
-            },
-        )
+        with workflow.unsafe.imports_passed_through():
+            from workflows.mcp_servers import list_tools
+
         try:
-            return (await client.list_tools()).tools
+            return await list_tools(server)
         except FailureError as error:
             if is_cancelled_exception(error):
                 raise
             self.problems.append(f"The tools of MCP server '{server}' can't be used: {_reason(error)}")
             return []
 
-    def _take(self, server: str, tools: Sequence[Tool]) -> None:
+    def _take(self, server: str, tools: "Sequence[Tool]") -> None:
         left = MAX_TOOLS - len(self.specs)
         if len(tools) > left:
             self.problems.append(
@@ -302,42 +279,15 @@ class Toolbox:
         return name
 
 
-def _remote(server: str, tool: Tool) -> Callable[[dict[str, Any]], Awaitable[Outcome]]:
-    hints = tool.annotations
-    repeatable = hints is not None and bool(hints.read_only_hint or hints.idempotent_hint)
-    client = TemporalMCPClient(
-        server,
-        activity_config={
-            "start_to_close_timeout": CALL_SECONDS,
-            "schedule_to_close_timeout": CALL_SECONDS + LIST_SECONDS,
-            "heartbeat_timeout": HEARTBEAT,
-            # A call whose answer was lost may have had its effect: only what may be repeated is.
-            "retry_policy": DURABLY if repeatable else RetryPolicy(maximum_attempts=1),
-        },
-    )
+def _remote(server: str, tool: "Tool") -> Callable[[dict[str, Any]], Awaitable[Outcome]]:
+    with workflow.unsafe.imports_passed_through():
+        from workflows.mcp_servers import call_tool
 
     async def run(arguments: dict[str, Any]) -> Outcome:
-        answer = await client.call_tool(tool.name, arguments)
-        return Outcome(text=_text_of(answer), failed=answer.is_error)
+        text, failed = await call_tool(server, tool, arguments)
+        return Outcome(text=passages.fenced(cut(text, RESULT_CHARACTERS)) or "(nothing)", failed=failed)
 
     return run
-
-
-def _text_of(answer: CallToolResult) -> str:
-    """What another server's tool answered, as text; of what isn't text, what it is."""
-    parts: list[str] = []
-    for block in answer.content:
-        if isinstance(block, TextContent):
-            parts.append(block.text)
-        elif isinstance(block, ResourceLink):
-            parts.append(f"{block.title or block.name}: {block.uri}")
-        elif isinstance(block, EmbeddedResource) and isinstance(block.resource, TextResourceContents):
-            parts.append(block.resource.text)
-        else:
-            parts.append(f"({block.type}, which can't be shown here)")
-    if not parts and answer.structured_content is not None:
-        parts.append(json.dumps(answer.structured_content, ensure_ascii=False))
-    return passages.fenced(cut("\n".join(parts), RESULT_CHARACTERS)) or "(nothing)"
 
 
 def _problems(error: ValidationError) -> str:
@@ -356,6 +306,9 @@ def _reason(error: BaseException) -> str:
         if isinstance(cause, ApplicationError) and cause.type in KINDS:
             return cause.message
         if isinstance(cause, ApplicationError) and cause.type == "MCPProtocolError":
+            with workflow.unsafe.imports_passed_through():
+                from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
+
             if not (cause.details and cause.details[0] in (CONNECTION_CLOSED, REQUEST_TIMEOUT)):
                 return cut(cause.message, RESULT_CHARACTERS)
             timed_out = True

@@ -1,6 +1,8 @@
 """The file that declares other MCP servers: what can't be used is named, and no value is shown."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +77,12 @@ def test_the_setting_is_named_at_the_start(file: Path, tmp_path: Path) -> None:
         load_settings(durable_context_home=tmp_path, mcp_servers_file=file)
     declare(file, one={"command": "x"})
     assert list(load_settings(durable_context_home=tmp_path, mcp_servers_file=file).mcp_servers) == ["one"]
+
+
+def test_a_worker_without_other_servers_needs_no_mcp_sdk() -> None:
+    code = (
+        "import sys, mcp_server.cli, mcp_server.runtime, workflows.worker, activities.mcp_servers; print(*sys.modules)"
+    )
+    imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "temporalio.worker" in imported
+    assert not {"mcp", "mcp_types", "starlette"} & set(imported)
