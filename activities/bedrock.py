@@ -170,19 +170,23 @@ class BedrockEmbeddings:
         return self._family.batch * self._family.calls
 
     def begin(self, texts: Sequence[str], side: Side) -> None:
-        """Begin the call of the next `embed` of these texts, which then waits for this one's result, or its error."""
+        """Begin the call that the next `embed` of these texts makes; ended where none comes soon.
+
+        Where as many are begun as run at once, it is left to `embed`.
+        """
         key = (tuple(texts), side)
-        if key in self._begun:
+        if key in self._begun or len(self._begun) >= CALLS_AT_ONCE:
             return
         begun = self._begun[key] = asyncio.create_task(self._embed(texts, side))
         # Where nobody comes for it, its error is nobody's.
         begun.add_done_callback(lambda done: done.cancelled() or done.exception())
 
-        def forget() -> None:
+        def end() -> None:
             if self._begun.get(key) is begun:
                 del self._begun[key]
+                begun.cancel()
 
-        asyncio.get_running_loop().call_later(BEGUN_SECONDS, forget)
+        asyncio.get_running_loop().call_later(BEGUN_SECONDS, end)
 
     async def embed(self, texts: Sequence[str], side: Side) -> list[bytes]:
         """Vectors of `texts`, in order, each packed by `pack_vector` (4 bytes a dimension, unit length).
@@ -194,7 +198,10 @@ class BedrockEmbeddings:
                 `access_denied` or `not_configured`.
         """
         begun = self._begun.pop((tuple(texts), side), None)
-        return await (begun or self._embed(texts, side))
+        if begun is None or (begun.done() and (begun.cancelled() or begun.exception() is not None)):
+            # What went wrong before anybody waited for it may have passed.
+            return await self._embed(texts, side)
+        return await begun
 
     async def _embed(self, texts: Sequence[str], side: Side) -> list[bytes]:
         limit = self._family.max_characters

@@ -81,31 +81,32 @@ async def keep_current(client: "Client", version: "WorkerDeploymentVersion", is_
     """
     from temporalio.service import RPCError, RPCStatusCode
 
-    # Where Temporal says so, an operator has to do it: `temporal worker deployment set-current-version`.
     lasting = (
         RPCStatusCode.PERMISSION_DENIED,
         RPCStatusCode.UNAUTHENTICATED,
         RPCStatusCode.UNIMPLEMENTED,
         RPCStatusCode.INVALID_ARGUMENT,
     )
-    delay, told = SETTLE_SECONDS, ""
+    delay, told = SETTLE_SECONDS, False
     while True:
-        settled, refusal = False, ""
+        problem = ""
         try:
-            current = await _look(client, version)
-            if current:
-                is_current.set()
-            else:
-                is_current.clear()
-            settled = current is not None
+            settled = await _look(client, version, is_current)
+            if not settled:
+                problem = "Temporal doesn't know it yet"
         except RPCError as error:
-            settled, refusal = error.status in lasting, error.message
-            logger.debug("the worker's version can't be made the current one: %s", refusal)
-        if refusal and refusal != told and (settled or delay == MOST_SETTLE_SECONDS):
-            logger.warning("the worker's version can't be made the current one: %s", refusal)
-            told = refusal
-        elif settled:
-            told = refusal
+            settled, problem = error.status in lasting, error.message
+        if not problem:
+            told = False
+        elif not told and (settled or delay == MOST_SETTLE_SECONDS):
+            # Once, until all is well again: what comes next is mostly more of the same.
+            told = True
+            logger.warning(
+                "the worker's version can't be made the current one of deployment %s, or seen to be: %s. It is tried "
+                "again; an operator can do it by `temporal worker deployment set-current-version`.",
+                version.deployment_name,
+                problem,
+            )
         await asyncio.sleep(LOOK_SECONDS if settled else delay)
         delay = SETTLE_SECONDS if settled else _longer(delay)
 
@@ -114,8 +115,11 @@ def _longer(delay: float) -> float:
     return min(1.5 * delay, MOST_SETTLE_SECONDS)
 
 
-async def _look(client: "Client", version: "WorkerDeploymentVersion") -> bool | None:
-    """Take over where that is due. Whether the version is the current one; None where that isn't settled yet.
+async def _look(client: "Client", version: "WorkerDeploymentVersion", is_current: asyncio.Event) -> bool:
+    """Take over where that is due, and say by `is_current` which version is the current one.
+
+    Returns:
+        Whether that is settled.
 
     Raises:
         RPCError: where it can't be seen, or an operator is the one to do it (`FAILED_PRECONDITION`).
@@ -133,16 +137,19 @@ async def _look(client: "Client", version: "WorkerDeploymentVersion") -> bool | 
         )
     except RPCError as error:
         if error.status == RPCStatusCode.NOT_FOUND:
-            return None
+            is_current.clear()
+            return False
         raise
     info = described.worker_deployment_info
     if _current_build(info) == version.build_id:
+        is_current.set()
         return True
+    is_current.clear()
     ours = next((one for one in info.version_summaries if one.deployment_version.build_id == version.build_id), None)
     if ours is None:
-        return None
-    if ours.HasField("first_activation_time") and await _has_workers(client, info):
         return False
+    if ours.HasField("first_activation_time") and await _has_workers(client, info):
+        return True
     try:
         await service.set_worker_deployment_current_version(
             SetWorkerDeploymentCurrentVersionRequest(
@@ -156,8 +163,9 @@ async def _look(client: "Client", version: "WorkerDeploymentVersion") -> bool | 
     except RPCError as error:
         # Somebody else has just changed it, or the server hasn't taken the version in yet.
         if error.status in (RPCStatusCode.ABORTED, RPCStatusCode.NOT_FOUND):
-            return None
+            return False
         raise
+    is_current.set()
     logger.info("build %s is the current one of deployment %s", version.build_id, name)
     return True
 

@@ -489,7 +489,7 @@ class Runtime:
 
     def begin_embedding(self, params: "EmbedParams") -> None:
         """Begin what a workflow that is about to start will embed, where it will do so in this process."""
-        if self.parts is not None and self._is_current.is_set():
+        if self.parts is not None and self.problem is None and self._is_current.is_set():
             self.parts.embeddings.begin(params.texts, params.side)
 
     async def start(

@@ -94,17 +94,20 @@ def rank(
     waiting = _each_once(scored)
     ranked: list[_Scored] = []
     while waiting and len(ranked) < limit:
-        best, *others = waiting
-        most = max(one.relevance for one in waiting)
-        place, waiting = [best], []
-        for one in others:
-            joins = most - one.relevance < CLEAR_LEAD and _is_same_topic(best, one, vectors, unrelated)
-            (place if joins else waiting).append(one)
+        leader: _Scored | None = waiting[0]
+        place: list[_Scored] = []
+        while leader is not None:
+            place = _place(leader, waiting, vectors, unrelated)
+            # Somebody who is clearly ahead of one that moved up comes first, with a place of their own.
+            least = min(one.relevance for one in place)
+            ahead = (one for one in waiting if one not in place and one.relevance - least >= CLEAR_LEAD)
+            leader = next(ahead, None)
+        waiting = [one for one in waiting if one not in place]
         ranked += sorted(place, key=lambda one: -micros(one.memory.created_at))
     return [one.memory.model_copy(update={"strength": one.strength, "score": one.score}) for one in ranked[:limit]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Scored:
     """A memory that was found, and how it stands to the question.
 
@@ -130,6 +133,17 @@ def _each_once(memories: Sequence[_Scored]) -> list[_Scored]:
             for content, key in contents:
                 said.setdefault(key, []).append(content)
     return kept
+
+
+def _place(best: _Scored, waiting: Sequence[_Scored], vectors: Mapping[str, bytes], unrelated: float) -> list[_Scored]:
+    """The best, and those on its topic, of whom none has a clear lead over another."""
+    place, least, most = [best], best.relevance, best.relevance
+    for one in waiting:
+        low, high = min(least, one.relevance), max(most, one.relevance)
+        if one is not best and high - low < CLEAR_LEAD and _is_same_topic(best, one, vectors, unrelated):
+            place.append(one)
+            least, most = low, high
+    return place
 
 
 def _is_same_topic(best: _Scored, other: _Scored, vectors: Mapping[str, bytes], unrelated: float) -> bool:

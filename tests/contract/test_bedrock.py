@@ -145,17 +145,35 @@ async def test_a_call_that_was_begun_is_the_next_one_of_its_texts(faults: Faults
     assert cosine((await embeddings.embed(texts, "query"))[0], begun[0]) > 0.9999
     assert len(faults.seen) == 2
 
+    # What goes wrong while it is waited for is said.
     faults.next.append(error(429, "ThrottlingException"))
     embeddings.begin(texts, "query")
-    while faults.next:
-        await asyncio.sleep(0.01)
-    # Of other texts, and of the same on another side, it is none of the business.
-    await embeddings.embed(["Where is the dog?"], "query")
-    await embeddings.embed(texts, "passage")
     with pytest.raises(ApplicationError) as refused:
         await embeddings.embed(texts, "query")
     assert refused.value.type == "throttled"
+
+    # What went wrong before may have passed. Other texts, and these on another side, have nothing to do with it.
+    faults.next.append(error(429, "ThrottlingException"))
+    embeddings.begin(texts, "query")
+    while not all(call.done() for call in embeddings._begun.values()):
+        await asyncio.sleep(0.01)
+    await embeddings.embed(["Where is the dog?"], "query")
+    await embeddings.embed(texts, "passage")
     assert len(await embeddings.embed(texts, "query")) == 1
+    assert embeddings._begun == {}
+
+
+async def test_no_more_calls_are_begun_than_run_at_once_and_none_is_left(
+    faults: Faults, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(activities.bedrock, "BEGUN_SECONDS", 0.2)
+    embeddings = BedrockEmbeddings(EMBEDDING_MODEL, None, None, url)
+    for number in range(100):
+        embeddings.begin([f"Where is cat {number}?"], "query")
+    while embeddings._begun:
+        await asyncio.sleep(0.01)
+    assert len(faults.seen) <= activities.bedrock.CALLS_AT_ONCE
+    assert len(await embeddings.embed(["Where is cat 7?"], "query")) == 1
 
 
 async def test_sides_differ(url: str) -> None:

@@ -155,6 +155,11 @@ async def test_a_rolling_deploy_loses_no_call_in_flight(
                     assert await current_build(temporal, user) == second
                 texts = await messages_of(client)
     assert sorted(texts) == sorted(stored)
+    # Lists come a little later than what they show.
+    done = f"TaskQueue = '{user}' AND WorkflowType = 'MemoryStorageWorkflow' AND ExecutionStatus = 'Completed'"
+    async with asyncio.timeout(SECONDS):
+        while (await temporal.count_workflows(done)).count < len(stored):
+            await asyncio.sleep(0.1)
     query = f"TaskQueue = '{user}' AND ExecutionStatus IN ('Failed', 'Terminated', 'TimedOut', 'Canceled')"
     assert [one.id async for one in temporal.list_workflows(query)] == []
 

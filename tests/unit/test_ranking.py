@@ -68,35 +68,46 @@ def test_nothing_outweighs_a_clear_lead_in_relevance(
 WORDS = st.sampled_from(["I live in Oslo.", "I moved to Rome.", "I like tea.", "Tea is what I like.", "My dog is old."])
 
 
+def memory(
+    memory_id: str, content: str, similarity: float, importance: float, use: tuple[datetime, datetime, int]
+) -> SimilarMemory:
+    created, accessed, count = use
+    return SimilarMemory(
+        memory_id=memory_id,
+        content=content,
+        summary="",
+        importance=importance,
+        strength=0,
+        access_count=count,
+        created_at=created,
+        last_accessed_at=accessed,
+        pinned=False,
+        level=0,
+        children=[],
+        source_messages=[],
+        similarity=similarity,
+        score=0,
+    )
+
+
 @st.composite
 def memories(draw: st.DrawFn) -> list[SimilarMemory]:
     found: list[SimilarMemory] = []
     for number in range(draw(st.integers(0, 12))):
-        created, accessed, count = draw(uses())
-        found.append(
-            SimilarMemory(
-                memory_id=f"m{number}",
-                content=f"{draw(WORDS)[:-1]} {draw(st.sampled_from(['', 'now', 'again', 'with Ada', 'in 1999']))}.",
-                summary="",
-                importance=draw(PARTS),
-                strength=0,
-                access_count=count,
-                created_at=created,
-                last_accessed_at=accessed,
-                pinned=False,
-                level=0,
-                children=[],
-                source_messages=[],
-                similarity=draw(st.floats(-1, 1)),
-                score=0,
-            )
-        )
+        content = f"{draw(WORDS)[:-1]} {draw(st.sampled_from(['', 'now', 'again', 'with Ada', 'in 1999']))}."
+        found.append(memory(f"m{number}", content, draw(st.floats(-1, 1)), draw(PARTS), draw(uses())))
     return found
 
 
-@given(memories(), st.randoms(use_true_random=False), st.integers(1, 12))
-def test_a_ranking_depends_on_what_is_found_alone(found: list[SimilarMemory], random: Random, limit: int) -> None:
-    vectors = {one.memory_id: b"\0\0\x80?" for one in found}
+ONE, ANOTHER = b"\0\0\x80?\0\0\0\0", b"\0\0\0\0\0\0\x80?"
+"""Vectors at a right angle."""
+
+
+@given(memories(), st.data(), st.randoms(use_true_random=False), st.integers(1, 12))
+def test_a_ranking_depends_on_what_is_found_alone(
+    found: list[SimilarMemory], data: st.DataObject, random: Random, limit: int
+) -> None:
+    vectors = {one.memory_id: data.draw(st.sampled_from([ONE, ANOTHER])) for one in found}
     ranked = rank(found, vectors, NOW, 0.0, limit)
     shuffled = random.sample(found, len(found))
 
@@ -110,6 +121,19 @@ def test_a_ranking_depends_on_what_is_found_alone(found: list[SimilarMemory], ra
     for order in (ranked, alone):
         for at, one in enumerate(order):
             assert all(max(0, later.similarity) - max(0, one.similarity) <= CLEAR_LEAD + SLACK for later in order[at:])
+
+
+def test_what_was_said_last_holds_though_something_else_is_more_relevant() -> None:
+    """And that is what the newer one isn't put before."""
+    before, since = (NOW - timedelta(days=60),) * 2, (NOW - timedelta(days=1),) * 2
+    older = memory("older", "My sister lives in Lisbon.", 0.5, 1.0, (*before, 0))
+    newer = memory("newer", "My sister lives in Porto.", 0.37, 0.0, (*since, 0))
+    other = memory("other", "The boat is red.", 0.58, 0.0, (*before, 0))
+    vectors = {"older": ONE, "newer": ONE, "other": ANOTHER}
+
+    assert [one.memory_id for one in rank([older, other], vectors, NOW, 0.0, 3)] == ["older", "other"]
+    assert [one.memory_id for one in rank([older, newer], vectors, NOW, 0.0, 3)] == ["newer", "older"]
+    assert [one.memory_id for one in rank([older, newer, other], vectors, NOW, 0.0, 3)] == ["other", "newer", "older"]
 
 
 @st.composite
