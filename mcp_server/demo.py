@@ -144,7 +144,7 @@ class Demo:
         console.print(f"  forgotten: {forgotten['messages']} messages, {forgotten['memories']} memories")
 
         web = await self.call("search_web", query="Temporal durable execution", max_results=2)
-        if web.is_error:
+        if web.is_error and "TAVILY_API_KEY" not in os.environ:
             console.print("  (as is to be expected: it is the one tool that needs a key of yours)")
         for found in (web.structured_content or {}).get("results", []):
             console.print(f"  {found['score']:.2f}  {escape(found['title'])}  {found['url']}")
