@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from temporalio.api.deployment.v1 import WorkerDeploymentInfo
+    from temporalio.api.workflowservice.v1 import DescribeWorkerDeploymentResponse
     from temporalio.client import Client
     from temporalio.common import WorkerDeploymentVersion
 
@@ -39,22 +40,18 @@ async def takes_versions(client: "Client", version: "WorkerDeploymentVersion", i
     Raises:
         RPCError: where it doesn't say.
     """
-    from temporalio.api.workflowservice.v1 import DescribeWorkerDeploymentRequest
     from temporalio.service import RPCError, RPCStatusCode
 
     name = version.deployment_name
-    request = DescribeWorkerDeploymentRequest(namespace=client.namespace, deployment_name=name)
     refusals = (RPCStatusCode.UNIMPLEMENTED, RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.INVALID_ARGUMENT)
     delay = SETTLE_SECONDS
     while True:
         try:
-            described = await client.workflow_service.describe_worker_deployment(request)
-            if _current_build(described.worker_deployment_info) == version.build_id:
+            described = await _described(client, name)
+            if described and _current_build(described.worker_deployment_info) == version.build_id:
                 is_current.set()
             return True
         except RPCError as error:
-            if error.status == RPCStatusCode.NOT_FOUND:
-                return True
             if error.status in refusals:
                 logger.info("the worker is no version of deployment %s: %s", name, error.message)
                 return False
@@ -124,22 +121,14 @@ async def _look(client: "Client", version: "WorkerDeploymentVersion", is_current
     Raises:
         RPCError: where it can't be seen, or an operator is the one to do it (`FAILED_PRECONDITION`).
     """
-    from temporalio.api.workflowservice.v1 import (
-        DescribeWorkerDeploymentRequest,
-        SetWorkerDeploymentCurrentVersionRequest,
-    )
+    from temporalio.api.workflowservice.v1 import SetWorkerDeploymentCurrentVersionRequest
     from temporalio.service import RPCError, RPCStatusCode
 
-    service, name = client.workflow_service, version.deployment_name
-    try:
-        described = await service.describe_worker_deployment(
-            DescribeWorkerDeploymentRequest(namespace=client.namespace, deployment_name=name)
-        )
-    except RPCError as error:
-        if error.status == RPCStatusCode.NOT_FOUND:
-            is_current.clear()
-            return False
-        raise
+    name = version.deployment_name
+    described = await _described(client, name)
+    if described is None:
+        is_current.clear()
+        return False
     info = described.worker_deployment_info
     if _current_build(info) == version.build_id:
         is_current.set()
@@ -151,7 +140,7 @@ async def _look(client: "Client", version: "WorkerDeploymentVersion", is_current
     if ours.HasField("first_activation_time") and await _has_workers(client, info):
         return True
     try:
-        await service.set_worker_deployment_current_version(
+        await client.workflow_service.set_worker_deployment_current_version(
             SetWorkerDeploymentCurrentVersionRequest(
                 namespace=client.namespace,
                 deployment_name=name,
@@ -168,6 +157,24 @@ async def _look(client: "Client", version: "WorkerDeploymentVersion", is_current
     is_current.set()
     logger.info("build %s is the current one of deployment %s", version.build_id, name)
     return True
+
+
+async def _described(client: "Client", deployment: str) -> "DescribeWorkerDeploymentResponse | None":
+    """A deployment as Temporal has it; None where it has none of that name.
+
+    Raises:
+        RPCError: where it doesn't say.
+    """
+    from temporalio.api.workflowservice.v1 import DescribeWorkerDeploymentRequest
+    from temporalio.service import RPCError, RPCStatusCode
+
+    request = DescribeWorkerDeploymentRequest(namespace=client.namespace, deployment_name=deployment)
+    try:
+        return await client.workflow_service.describe_worker_deployment(request)
+    except RPCError as error:
+        if error.status == RPCStatusCode.NOT_FOUND:
+            return None
+        raise
 
 
 def _current_build(info: "WorkerDeploymentInfo") -> str:

@@ -29,9 +29,14 @@ def _query(query: str) -> EmbedParams:
 
 @workflow.defn
 class CacheStorageWorkflow:
+    @staticmethod
+    def embedded(params: CacheStoreParams) -> EmbedParams:
+        """What the first step embeds."""
+        return _query(params.query)
+
     @workflow.run
     async def run(self, params: CacheStoreParams) -> CacheStoreResult:
-        embedded = await step(BedrockActivities.embed, _query(params.query))
+        embedded = await step(BedrockActivities.embed, self.embedded(params))
         created_at = params.timestamp or workflow.now()
         entry = CacheEntry(
             entry_id=entry_id(params.user_id, params.query, params),

@@ -174,11 +174,14 @@ class UserMemoryWorkflow:
 
 @workflow.defn
 class MemoryRetrievalWorkflow:
+    @staticmethod
+    def embedded(params: RetrieveMemoryParams) -> EmbedParams:
+        """What the first step embeds."""
+        return EmbedParams(texts=[params.text], side="query")
+
     @workflow.run
     async def run(self, params: RetrieveMemoryParams) -> RetrieveMemoryResult:
-        embedded = await step(
-            BedrockActivities.embed, EmbedParams(texts=[params.text], side="query"), give_up=READ_GIVE_UP
-        )
+        embedded = await step(BedrockActivities.embed, self.embedded(params), give_up=READ_GIVE_UP)
         query = MemoryQuery(
             **params.model_dump(),
             embedding=embedded.vectors[0],

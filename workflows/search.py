@@ -11,10 +11,13 @@ with workflow.unsafe.imports_passed_through():
 
 @workflow.defn
 class HybridSearchWorkflow:
+    @staticmethod
+    def embedded(params: HybridSearchParams) -> EmbedParams:
+        """What the first step embeds."""
+        return EmbedParams(texts=[params.query], side="query")
+
     @workflow.run
     async def run(self, params: HybridSearchParams) -> HybridSearchResult:
-        embedded = await step(
-            BedrockActivities.embed, EmbedParams(texts=[params.query], side="query"), give_up=READ_GIVE_UP
-        )
+        embedded = await step(BedrockActivities.embed, self.embedded(params), give_up=READ_GIVE_UP)
         query = DocumentQuery(**params.model_dump(), embedding=embedded.vectors[0])
         return await step(SearchActivities.search_documents, query, give_up=READ_GIVE_UP)

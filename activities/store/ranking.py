@@ -94,14 +94,10 @@ def rank(
     waiting = _each_once(scored)
     ranked: list[_Scored] = []
     while waiting and len(ranked) < limit:
-        leader: _Scored | None = waiting[0]
-        place: list[_Scored] = []
-        while leader is not None:
+        place = _place(waiting[0], waiting, vectors, unrelated)
+        # Whoever is clearly ahead of one that moved up comes first, with a place of their own.
+        while leader := _ahead(place, waiting):
             place = _place(leader, waiting, vectors, unrelated)
-            # Somebody who is clearly ahead of one that moved up comes first, with a place of their own.
-            least = min(one.relevance for one in place)
-            ahead = (one for one in waiting if one not in place and one.relevance - least >= CLEAR_LEAD)
-            leader = next(ahead, None)
         waiting = [one for one in waiting if one not in place]
         ranked += sorted(place, key=lambda one: -micros(one.memory.created_at))
     return [one.memory.model_copy(update={"strength": one.strength, "score": one.score}) for one in ranked[:limit]]
@@ -144,6 +140,12 @@ def _place(best: _Scored, waiting: Sequence[_Scored], vectors: Mapping[str, byte
             place.append(one)
             least, most = low, high
     return place
+
+
+def _ahead(place: Sequence[_Scored], waiting: Sequence[_Scored]) -> _Scored | None:
+    """The first that has a clear lead over one of a place; none of the place has."""
+    least = min(one.relevance for one in place)
+    return next((one for one in waiting if one.relevance - least >= CLEAR_LEAD), None)
 
 
 def _is_same_topic(best: _Scored, other: _Scored, vectors: Mapping[str, bytes], unrelated: float) -> bool:

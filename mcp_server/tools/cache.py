@@ -8,12 +8,10 @@ from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from activities.models import (
-    EMBEDDED,
     CacheCheckParams,
     CacheCheckResult,
     CacheStoreParams,
     CacheStoreResult,
-    EmbedParams,
     InvalidateCacheParams,
     InvalidateCacheResult,
 )
@@ -74,7 +72,7 @@ def register(server: DurableContextServer) -> None:
             namespace=namespace or "",
             model=model or "",
         )
-        embedded = EmbedParams(texts=[query], side=EMBEDDED["cache"].side)
+        embedded = CacheStorageWorkflow.embedded(params)
         return await server.tasks.run("semantic_cache_response", CacheStorageWorkflow, params, embedded=embedded)
 
     @server.tool(

@@ -7,7 +7,6 @@ from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from activities.models import (
-    EmbedParams,
     ListMemoriesParams,
     MemoryKey,
     MemoryOrder,
@@ -90,7 +89,7 @@ def register(server: DurableContextServer) -> None:
         from workflows.memory import MemoryRetrievalWorkflow
 
         params = RetrieveMemoryParams(user_id=server.user(ctx, user_id), text=text, limit=limit)
-        embedded = EmbedParams(texts=[text], side="query")
+        embedded = MemoryRetrievalWorkflow.embedded(params)
         return await server.tasks.run("retrieve_memory", MemoryRetrievalWorkflow, params, embedded=embedded)
 
     @server.tool(

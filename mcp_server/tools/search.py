@@ -8,7 +8,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from activities.models import DEFAULT_COLLECTION, EmbedParams, HybridSearchParams, HybridSearchResult
+from activities.models import DEFAULT_COLLECTION, HybridSearchParams, HybridSearchResult
 from mcp_server.server import DurableContextServer
 from mcp_server.tools.arguments import Name, Query, UserId
 
@@ -76,5 +76,5 @@ def register(server: DurableContextServer) -> None:
             collection=collection or DEFAULT_COLLECTION,
             filter=filter,
         )
-        embedded = EmbedParams(texts=[query], side="query")
+        embedded = HybridSearchWorkflow.embedded(params)
         return await server.tasks.run("hybrid_search", HybridSearchWorkflow, params, embedded=embedded)

@@ -44,6 +44,15 @@ async def on_bedrock(bedrock: Endpoint, shared: dict[str, str], tmp_path: Path) 
         yield client
 
 
+async def test_what_is_begun_before_a_workflow_is_its_own_first_step(bedrock: Endpoint, on_bedrock: Client) -> None:
+    """Nothing is embedded twice, and nothing else than the workflow needs."""
+    await on_bedrock.call_tool("hybrid_search", {"query": "Where is the harbour?"})
+    await on_bedrock.call_tool("retrieve_memory", {"text": "Who keeps the light?"})
+    await on_bedrock.call_tool("semantic_cache_response", {"query": "When is high tide?", "response": "At six."})
+
+    assert bedrock.embedded == ["Where is the harbour?", "Who keeps the light?", "When is high tide?"]
+
+
 async def test_throttling_is_waited_out(bedrock: Endpoint, on_bedrock: Client) -> None:
     bedrock.failures = [(429, "ThrottlingException", "Too many requests")] * 5
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from temporalio.api.deployment.v1 import WorkerDeploymentInfo
 from temporalio.api.workflowservice.v1 import (
     DescribeWorkerDeploymentRequest,
     SetWorkerDeploymentCurrentVersionRequest,
@@ -63,13 +64,17 @@ async def worker(code: Path, home: Path, settings: dict[str, str]) -> AsyncItera
             assert await process.wait() == 0
 
 
-async def current_build(temporal: TemporalClient, deployment: str) -> str:
-    """The build of a deployment that Temporal gives work to; empty where there is none."""
+async def described(temporal: TemporalClient, deployment: str) -> WorkerDeploymentInfo:
+    """A deployment as Temporal has it; empty where there is none."""
     request = DescribeWorkerDeploymentRequest(namespace=temporal.namespace, deployment_name=deployment)
     with contextlib.suppress(RPCError):
-        described = await temporal.workflow_service.describe_worker_deployment(request)
-        return described.worker_deployment_info.routing_config.current_deployment_version.build_id
-    return ""
+        return (await temporal.workflow_service.describe_worker_deployment(request)).worker_deployment_info
+    return WorkerDeploymentInfo()
+
+
+async def current_build(temporal: TemporalClient, deployment: str) -> str:
+    """The build of a deployment that Temporal gives work to; empty where there is none."""
+    return (await described(temporal, deployment)).routing_config.current_deployment_version.build_id
 
 
 async def until_current(temporal: TemporalClient, deployment: str, *others: str) -> str:
@@ -221,7 +226,7 @@ async def test_an_operator_who_manages_a_deployment_is_waited_for(
     managed = SetWorkerDeploymentManagerRequest(**named, manager_identity=operator, identity=operator)
     promoted = SetWorkerDeploymentCurrentVersionRequest(**named, build_id="new", identity=operator)
     async with build_worker(temporal, user, [], version), asyncio.timeout(SECONDS):
-        while version.build_id not in await _builds(temporal, user):
+        while not (await described(temporal, user)).version_summaries:
             await asyncio.sleep(0.05)
         await service.set_worker_deployment_manager(managed)
         keeping = asyncio.create_task(keep_current(temporal, version, is_current))
@@ -235,12 +240,3 @@ async def test_an_operator_who_manages_a_deployment_is_waited_for(
             keeping.cancel()
     [said] = [one for one in caplog.messages if "can't be made the current one" in one]
     assert operator in said
-
-
-async def _builds(temporal: TemporalClient, deployment: str) -> list[str]:
-    """The builds that Temporal knows of a deployment."""
-    request = DescribeWorkerDeploymentRequest(namespace=temporal.namespace, deployment_name=deployment)
-    with contextlib.suppress(RPCError):
-        described = await temporal.workflow_service.describe_worker_deployment(request)
-        return [one.deployment_version.build_id for one in described.worker_deployment_info.version_summaries]
-    return []
