@@ -33,7 +33,7 @@ from activities.models import (
     Source,
 )
 from mcp_server.logs import configure_logging
-from mcp_server.runtime import CallError, Runtime, explain_failure
+from mcp_server.runtime import CallError, Runtime, Started, explain_failure
 from mcp_server.settings import Settings
 from mcp_server.tools.arguments import MAX_TEXT
 from mcp_server.tools.conversation import limits_of
@@ -166,8 +166,8 @@ class Chat:
         await self._runtime.loaded()
         memo = {"task": {"tool": "converse", "owner": None, "arguments": ""}}
         deadline = time.monotonic() + settings.call_timeout_seconds
-        await self._runtime.start(ConverseWorkflow, params, call_id, memo, deadline)
-        self._show(await self._answer(call_id))
+        started = await self._runtime.start(ConverseWorkflow, params, call_id, memo, deadline)
+        self._show(await self._answer(started))
 
     async def _hold(self, path: str) -> Source:
         """Keep an image of this machine where its workflow finds it."""
@@ -179,11 +179,11 @@ class Chat:
         await self._runtime.contents.put(name, content)
         return Source(source=Path(path).name, content=name)
 
-    async def _answer(self, call_id: str) -> ConversationReply:
+    async def _answer(self, started: Started) -> ConversationReply:
         """The answer to a message; on a terminal, what there is of it while it is being written."""
-        result = asyncio.create_task(self._runtime.result(call_id))
+        result = asyncio.create_task(self._runtime.result(started))
         queue = self._runtime.settings.temporal_task_queue
-        prompt_id, _ = stored_ids(conversation_workflow_id(queue, self._user_id, self._id), call_id)
+        prompt_id, _ = stored_ids(conversation_workflow_id(queue, self._user_id, self._id), started.workflow_id)
         live = Live(Spinner("dots"), console=self._console, transient=True) if self._on_terminal else None
         with live or contextlib.nullcontext():
             while not result.done():

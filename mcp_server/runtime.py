@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from activities.store.base import OpenedStore
     from activities.store.contents import Contents
     from mcp_server.local.stack import Addresses, Piece
+    from workflows.endings import Ending, Endings
 
 # Temporal, boto3 and the store are imported inside functions: a client is answered before they have loaded.
 
@@ -36,6 +37,8 @@ RETRY_SECONDS = 0.5
 DESCRIBE_SECONDS = 10.0
 """How long Temporal may take to say how a workflow stands: one with thousands of them at once takes its time."""
 EMBEDDED_CONNECT_SECONDS = 20.0
+ENDS_HERE_SECONDS = 1.0
+"""How long a workflow that began in this process may take before Temporal is asked for its result as well."""
 LONG_IMPORTS = ("temporalio.api.workflowservice.v1", "temporalio.envconfig", "workflows.worker")
 _MAYBE_STARTED = "It isn't known whether the work was started."
 
@@ -54,6 +57,18 @@ class CallError(Exception):
 
 class UnreachableError(CallError):
     """A piece can't be reached now, and may be back in a moment."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """A workflow that was started.
+
+    Attributes:
+        ending: How it ends, where a worker in this process has begun it.
+    """
+
+    workflow_id: str
+    ending: "Ending | None" = None
 
 
 @dataclass(frozen=True)
@@ -302,6 +317,7 @@ class Runtime:
         self._loading: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
         self._is_current = asyncio.Event()
+        self._endings: Endings | None = None
         self._refused = False
         self.problem: str | None = "The server is still starting. Try again in a moment."
 
@@ -418,6 +434,7 @@ class Runtime:
             await self.loaded()
             from activities.mcp_servers import build_plugin
             from mcp_server.deployment import keep_current
+            from workflows.endings import Endings
             from workflows.worker import build_worker
 
             client = await connect(self.settings, addresses.temporal if addresses else None)
@@ -430,7 +447,9 @@ class Runtime:
                 activities = build_activities(self.settings, parts)
                 deployment = await self._deployment(client)
                 servers = build_plugin(self.settings.mcp_servers)
-                workers = [build_worker(client, self.settings.temporal_task_queue, activities, deployment, servers)]
+                self._endings = Endings()
+                queue = self.settings.temporal_task_queue
+                workers = [build_worker(client, queue, activities, deployment, servers, self._endings)]
                 if self.settings.ingest_roots:
                     workers.append(build_worker(client, self.settings.files_queue, activities))
                 for worker in workers:
@@ -494,7 +513,7 @@ class Runtime:
 
     async def start(
         self, workflow: Any, params: "BaseModel", workflow_id: str, memo: dict[str, Any], deadline: float
-    ) -> "WorkflowHandle[Any, Any]":
+    ) -> Started:
         """Start a workflow, exactly once however often it is asked for.
 
         Args:
@@ -522,8 +541,11 @@ class Runtime:
                             raise TimeoutError from None
                         raise
                     tried = True
+                    # An answered first call then means that Temporal routes work to this version.
+                    endings = self._endings if self._is_current.is_set() else None
+                    ending = endings.of(workflow, workflow_id) if endings is not None else None
                     try:
-                        return await client.start_workflow(
+                        handle = await client.start_workflow(
                             workflow.run,
                             params,
                             id=workflow_id,
@@ -531,13 +553,14 @@ class Runtime:
                             # What failed or was cancelled may be asked for again.
                             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
                             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                            # An answered first call then means that Temporal routes work to this version.
-                            request_eager_start=self.run_worker and self._is_current.is_set(),
+                            request_eager_start=ending is not None,
                             memo=memo,
                         )
+                        begins_here = getattr(handle, "__temporal_eagerly_started", False)
+                        return Started(workflow_id, ending if begins_here else None)
                     except WorkflowAlreadyStartedError:
                         # An earlier request arrived, and the workflow has ended since.
-                        return client.get_workflow_handle(workflow_id)
+                        return Started(workflow_id)
                     except RPCError as error:
                         if not _passes(error):
                             raise CallError(_explain_rpc(error, self.settings)) from None
@@ -565,8 +588,7 @@ class Runtime:
         try:
             async with asyncio.timeout(self.settings.call_timeout_seconds):
                 await self.loaded()
-                await self.start(workflow, params, workflow_id, {}, deadline)
-                return await self.result(workflow_id)
+                return await self.result(await self.start(workflow, params, workflow_id, {}, deadline))
         except WorkflowFailureError as error:
             raise CallError(explain_failure(error), workflow_id) from None
         except TimeoutError:
@@ -621,7 +643,7 @@ class Runtime:
             return None
         return namespace.config.workflow_execution_retention_ttl.ToTimedelta()
 
-    async def result(self, workflow_id: str) -> Any:
+    async def result(self, started: Started) -> Any:
         """A workflow's result as JSON values, however long it takes, and whether or not Temporal is there meanwhile.
 
         Raises:
@@ -630,15 +652,23 @@ class Runtime:
         """
         from temporalio.service import RPCError
 
+        from workflows.worker import DATA_CONVERTER
+
+        if started.ending is not None:
+            told = started.ending.result
+            await asyncio.wait({told}, timeout=ENDS_HERE_SECONDS)
+            if told.done() and (result := told.result()) is not None:
+                [value] = await DATA_CONVERTER.decode(result)
+                return value
         while True:
             try:
                 # By its id alone it comes as plain values, whatever its workflow says that it is.
-                return await (await self.handle(workflow_id)).result()
+                return await (await self.handle(started.workflow_id)).result()
             except UnreachableError:
                 await asyncio.sleep(RETRY_SECONDS)
             except RPCError as error:
                 if not _passes(error):
-                    raise CallError(_explain_rpc(error, self.settings), workflow_id) from None
+                    raise CallError(_explain_rpc(error, self.settings), started.workflow_id) from None
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def heard(self, description: "WorkflowExecutionDescription") -> dict[str, Any]:

@@ -44,10 +44,18 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel, Field
 
-from mcp_server.runtime import DESCRIBE_SECONDS, RETRY_SECONDS, CallError, Runtime, UnreachableError, explain_failure
+from mcp_server.runtime import (
+    DESCRIBE_SECONDS,
+    RETRY_SECONDS,
+    CallError,
+    Runtime,
+    Started,
+    UnreachableError,
+    explain_failure,
+)
 
 if TYPE_CHECKING:
-    from temporalio.client import WorkflowExecutionDescription, WorkflowHandle
+    from temporalio.client import WorkflowExecutionDescription
 
     from activities.models import EmbedParams
 
@@ -315,14 +323,16 @@ class Tasks(Extension):
         try:
             if call.key is not None:
                 # Whose work it is isn't known yet: cancelling the call must not end another's.
-                handle = await self._runtime.start(workflow, params, workflow_id, memo, deadline)
+                await self._runtime.start(workflow, params, workflow_id, memo, deadline)
+                # What one call of a key is told, the next ones are too: only what Temporal has lasts.
+                started = Started(workflow_id)
                 await self._check_same(call, workflow_id, memo["task"]["arguments"], deadline)
             async with self._cancelled_with(call, workflow_id):
                 if call.key is None:
                     if embedded is not None:
                         self._runtime.begin_embedding(embedded)
-                    handle = await self._runtime.start(workflow, params, workflow_id, memo, deadline)
-                result = await self._await(call, handle, deadline)
+                    started = await self._runtime.start(workflow, params, workflow_id, memo, deadline)
+                result = await self._await(call, started, deadline)
                 # The workflow drops it at its end. Where that was before this call held it again, nobody else would.
                 is_needed = False
                 return result
@@ -395,16 +405,15 @@ class Tasks(Extension):
         try:
             await self._state_of(call.owner, task_id)
             await self._tell(task_id, responses)
-            handle = await self._runtime.handle(task_id)
             async with self._cancelled_with(call, task_id):
-                return await self._await(call, handle, deadline, set(responses))
+                return await self._await(call, Started(task_id), deadline, set(responses))
         except CallError as error:
             return error_of(str(error), error.workflow_id)
 
     async def _await(
         self,
         call: _Call,
-        handle: "WorkflowHandle[Any, Any]",
+        started: Started,
         deadline: float,
         answered: set[str] | None = None,
     ) -> CallToolResult:
@@ -417,7 +426,8 @@ class Tasks(Extension):
         """
         answered, told = answered or set(), -TICK
         grace = time.monotonic() + self._runtime.settings.task_grace_seconds
-        result = asyncio.create_task(self._result(handle.id))
+        workflow_id = started.workflow_id
+        result = asyncio.create_task(self._result(started))
         try:
             while True:
                 now = time.monotonic()
@@ -429,18 +439,18 @@ class Tasks(Extension):
                 if done:
                     return result.result()
                 try:
-                    state = await self._state_of(call.owner, handle.id, LOOK_SECONDS)
+                    state = await self._state_of(call.owner, workflow_id, LOOK_SECONDS)
                 except CallError as error:
                     # Nothing can be said of the work now, but that it was begun.
                     if time.monotonic() >= deadline:
-                        raise _UnfinishedError(self._goes_on(handle.id, "working", str(error))) from None
+                        raise _UnfinishedError(self._goes_on(workflow_id, "working", str(error))) from None
                     grace = time.monotonic() + POLL_SECONDS
                     continue
                 if state.has_ended:
                     await asyncio.wait({result}, timeout=max(0.0, deadline - time.monotonic()))
                     if result.done():
                         return result.result()
-                    raise _UnfinishedError(self._goes_on(handle.id, "working", state.message))
+                    raise _UnfinishedError(self._goes_on(workflow_id, "working", state.message))
                 if time.monotonic() >= until and call.takes_tasks:
                     raise _UnfinishedError({"resultType": "task"} | self._handle_of(state))
                 if state.progress and call.reports:
@@ -449,9 +459,9 @@ class Tasks(Extension):
                     await call.ctx.session.report_progress(told, 1.0, state.message)
                 if not call.takes_tasks and (fresh := state.requests.keys() - answered):
                     answered |= fresh
-                    await self._ask(call, handle, {key: state.requests[key] for key in fresh})
+                    await self._ask(call, workflow_id, {key: state.requests[key] for key in fresh})
                 if time.monotonic() >= deadline:
-                    raise _UnfinishedError(self._goes_on(handle.id, state.status, state.message))
+                    raise _UnfinishedError(self._goes_on(workflow_id, state.status, state.message))
         finally:
             result.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
@@ -462,7 +472,7 @@ class Tasks(Extension):
         """A task without what its state holds, as the call that creates it answers."""
         return {key: value for key, value in state.wire().items() if key not in ("inputRequests", "result", "error")}
 
-    async def _ask(self, call: _Call, handle: "WorkflowHandle[Any, Any]", requests: Mapping[str, Any]) -> None:
+    async def _ask(self, call: _Call, workflow_id: str, requests: Mapping[str, Any]) -> None:
         """Have the client ask its user, and tell the workflow what the user says.
 
         Raises:
@@ -473,7 +483,7 @@ class Tasks(Extension):
         if call.is_modern:
             raise _UnfinishedError(
                 InputRequiredResult.model_validate(
-                    {"resultType": "input_required", "inputRequests": requests, "requestState": _RESUMING + handle.id}
+                    {"resultType": "input_required", "inputRequests": requests, "requestState": _RESUMING + workflow_id}
                 )
             )
         responses: dict[str, Any] = {}
@@ -483,7 +493,7 @@ class Tasks(Extension):
                 form.message, form.requested_schema, related_request_id=call.ctx.request_id
             )
             responses[key] = said.model_dump(by_alias=True, mode="json", exclude_none=True)
-        await self._tell(handle.id, responses)
+        await self._tell(workflow_id, responses)
 
     @staticmethod
     def _goes_on(task_id: str, status: TaskStatus, reason: str) -> CallToolResult:
@@ -495,7 +505,7 @@ class Tasks(Extension):
         )
         return result_of(TaskResult(task_id=task_id, status=status, message=message).model_dump(mode="json"), task_id)
 
-    async def _result(self, workflow_id: str) -> CallToolResult:
+    async def _result(self, started: Started) -> CallToolResult:
         """A workflow's end as a tool's result.
 
         Raises:
@@ -505,11 +515,11 @@ class Tasks(Extension):
         from temporalio.client import WorkflowFailureError
 
         try:
-            return result_of(await self._runtime.result(workflow_id), workflow_id)
+            return result_of(await self._runtime.result(started), started.workflow_id)
         except WorkflowFailureError as error:
             if (protocol := _protocol_error(error)) is not None:
                 raise protocol from None
-            raise CallError(explain_failure(error), workflow_id) from None
+            raise CallError(explain_failure(error), started.workflow_id) from None
 
     @contextlib.asynccontextmanager
     async def _cancelled_with(self, call: _Call, workflow_id: str) -> AsyncIterator[None]:
@@ -733,7 +743,7 @@ class Tasks(Extension):
                 try:
                     status = "completed"
                     async with asyncio.timeout(RESULT_SECONDS):
-                        parts["result"] = await self._result(description.id)
+                        parts["result"] = await self._result(Started(description.id))
                 except TimeoutError:
                     raise UnreachableError("The result can't be read now. Try again later.", description.id) from None
                 except CallError as error:

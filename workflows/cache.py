@@ -56,6 +56,8 @@ class CacheStorageWorkflow:
 
 @workflow.defn
 class SemanticCacheCheckWorkflow:
+    only_reads = True
+
     @workflow.run
     async def run(self, params: CacheCheckParams) -> CacheCheckResult:
         dated = DatedCacheCheck(**params.model_dump(), now=workflow.now())

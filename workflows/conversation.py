@@ -431,6 +431,8 @@ class ConverseWorkflow:
 
 @workflow.defn
 class ConversationHistoryWorkflow:
+    only_reads = True
+
     @workflow.run
     async def run(self, params: HistoryParams) -> ConversationHistory:
         return await step(ConversationActivities.read_history, params, give_up=READ_GIVE_UP)

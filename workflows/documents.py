@@ -253,6 +253,8 @@ def _reason(error: BaseException) -> str:
 
 @workflow.defn
 class DocumentListWorkflow:
+    only_reads = True
+
     @workflow.run
     async def run(self, params: ListDocumentsParams) -> SourcePage:
         return await step(DocumentActivities.list_documents, params, give_up=READ_GIVE_UP)
@@ -260,6 +262,8 @@ class DocumentListWorkflow:
 
 @workflow.defn
 class DocumentReadWorkflow:
+    only_reads = True
+
     @workflow.run
     async def run(self, key: DocumentKey) -> StoredDocument:
         return await step(DocumentActivities.read_document, key, give_up=READ_GIVE_UP)

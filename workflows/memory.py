@@ -174,6 +174,8 @@ class UserMemoryWorkflow:
 
 @workflow.defn
 class MemoryRetrievalWorkflow:
+    only_reads = True
+
     @staticmethod
     def embedded(params: RetrieveMemoryParams) -> EmbedParams:
         """What the first step embeds."""
@@ -193,6 +195,8 @@ class MemoryRetrievalWorkflow:
 
 @workflow.defn
 class MemoryListWorkflow:
+    only_reads = True
+
     @workflow.run
     async def run(self, params: ListMemoriesParams) -> MemoryPage:
         return await step(MemoryActivities.list_memories, params, give_up=READ_GIVE_UP)

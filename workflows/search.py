@@ -11,6 +11,8 @@ with workflow.unsafe.imports_passed_through():
 
 @workflow.defn
 class HybridSearchWorkflow:
+    only_reads = True
+
     @staticmethod
     def embedded(params: HybridSearchParams) -> EmbedParams:
         """What the first step embeds."""

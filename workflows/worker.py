@@ -16,7 +16,6 @@ from temporalio.worker import (
     ActivityInboundInterceptor,
     ExecuteActivityInput,
     Interceptor,
-    UnsandboxedWorkflowRunner,
     Worker,
     WorkerDeploymentConfig,
 )
@@ -35,6 +34,7 @@ from workflows.documents import (
     DocumentReadWorkflow,
     DocumentRemovalWorkflow,
 )
+from workflows.endings import Endings, EndingsRunner
 from workflows.forget import ForgetWorkflow
 from workflows.generation import AIGenerationWorkflow
 from workflows.images import ImageProcessingWorkflow
@@ -136,6 +136,7 @@ def build_worker(
     activities: Sequence[object],
     deployment: WorkerDeploymentVersion | None = None,
     servers: "MCPPlugin | None" = None,
+    endings: Endings | None = None,
 ) -> Worker:
     """A worker that runs every workflow, and every activity that is a method of one of `activities`.
 
@@ -145,6 +146,7 @@ def build_worker(
         activities: Objects that have them.
         deployment: Which version of a deployment it is; None for a worker that takes what any build has begun.
         servers: What calls the tools of other MCP servers, if there are any.
+        endings: Who waits in this process for workflows.
     """
     versions = None
     if deployment is not None:
@@ -158,7 +160,7 @@ def build_worker(
         activities=activity_methods(activities),
         # A quarter of a worker's time for a short call was the sandbox's. What it guards against, the wall clock,
         # randomness and I/O in workflow code, the tests look for: they replay every workflow inside it.
-        workflow_runner=UnsandboxedWorkflowRunner(),
+        workflow_runner=EndingsRunner(endings or Endings()),
         # A workflow's turn then runs on the event loop's thread: handing it to another one and back was a twentieth of
         # a short call. What is given up is the detection of a turn that never ends.
         debug_mode=True,
