@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -11,7 +11,7 @@ from temporalio import activity
 from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from activities.beating import beating
 from activities.bedrock import BedrockText
@@ -48,6 +48,9 @@ from activities.summaries import fenced, recalled
 
 SIGNIFICANCE = 0.3
 """Least importance of a message that may become a memory."""
+
+GATHERING = timedelta(milliseconds=500)
+"""How long the workflow of a user's memory waits for more messages before it begins: a burst costs one run."""
 
 ASSESSMENTS = 2
 """How often a language model is asked for one that holds to the schema."""
@@ -135,16 +138,24 @@ async def pass_on(client: Client, task_queue: str, message: StoredMessage) -> No
     Raises:
         ApplicationError: `unavailable` where Temporal doesn't take it.
     """
+    remembering = client.get_workflow_handle(memory_workflow_id(task_queue, message.user_id))
     try:
-        await client.start_workflow(
-            "UserMemoryWorkflow",
-            UserMemoryParams(user_id=message.user_id),
-            id=memory_workflow_id(task_queue, message.user_id),
-            task_queue=task_queue,
-            start_signal="message_stored",
-            start_signal_args=[message],
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-        )
+        try:
+            # One that begins a workflow where there is none would also end the wait of one that there is.
+            await remembering.signal("message_stored", message)
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+            await client.start_workflow(
+                "UserMemoryWorkflow",
+                UserMemoryParams(user_id=message.user_id),
+                id=remembering.id,
+                task_queue=task_queue,
+                start_signal="message_stored",
+                start_signal_args=[message],
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                start_delay=GATHERING,
+            )
     except RPCError as error:
         raise failure(
             "unavailable", f"Temporal doesn't take the message for the user's memory ({error.status.name})"

@@ -14,8 +14,9 @@ async def phases_of(client: Client, workflow_id: str, begun: float, ended: float
     - start: until the worker schedules the first step (commit, eager task, the workflow's first code)
     - each activity, by name: what it ran
     - queueing: between the end of a step and the start of the next, summed
+    - result: from the end of the last step until the client has its answer (the workflow's last code, MCP out; of what
+      doesn't only read, the completion too)
     - completion: from the end of the last step until the server records the end
-    - result: until the client has its answer (commit, the reply to whoever waits, MCP out)
 
     Args:
         client: Of the server that has the history; on this machine, so that clocks agree.
@@ -49,7 +50,7 @@ async def phases_of(client: Client, workflow_id: str, begun: float, ended: float
         phases["queueing"] = phases.get("queueing", 0.0) + scheduled - last
         phases[name] = phases.get(name, 0.0) + ran
         last = scheduled + ran
-    phases |= {"completion": completed - last, "result": ended - completed}
+    phases |= {"result": ended - last, "completion": completed - last}
     return {name: seconds * 1e3 for name, seconds in phases.items()}
 
 

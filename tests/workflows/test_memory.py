@@ -3,15 +3,17 @@
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from temporalio import activity
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment
 from temporalio.workflow import Info
 
+from activities import memory
 from activities.bedrock import BedrockActivities, BedrockEmbeddings, BedrockText
 from activities.errors import failure
 from activities.memory import MemoryActivities, memory_workflow_id
@@ -114,6 +116,26 @@ async def test_a_message_that_fails_or_is_gone_does_not_keep_the_others_waiting(
     assert await sources(store, user) == [["m1"]]
     [summary] = await (await store()).summaries(user, ["c"])
     assert summary.messages == 1
+
+
+async def test_messages_of_a_burst_are_gathered_before_the_first_is_looked_at(
+    temporal: Client,
+    store: OpenedStore,
+    activities: MemoryActivities,
+    user: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "GATHERING", timedelta(seconds=3))
+    for number in range(3):
+        await activities.store_message(said(user, number))
+        await pass_on(temporal, activities, user, f"m{number}")
+    await settled(temporal, user)
+
+    handle = temporal.get_workflow_handle(memory_workflow_id(user, user))
+    kinds = [event.event_type for event in (await handle.fetch_history()).events]
+    before = kinds[: kinds.index(EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED)]
+    assert before.count(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED) == 3
+    assert await sources(store, user) == [["m0"], ["m1"], ["m2"]]
 
 
 async def test_nothing_is_lost_where_it_continues_as_new_while_messages_come(
