@@ -329,16 +329,12 @@ def same_topic(left: str, right: str) -> bool:
     They may not be about two people, and have in common half of the shorter one's content words, or a word about where
     somebody lives, what they do for a living or whom they love: what changes there is often said in other words.
     """
-    one, other = _topic(left), _topic(right)
-    if one is None or other is None or one.about != other.about:
-        return False
-    if one.about is not None and one.families & other.families:
-        return True
-    return len(one.words & other.words) * 2 >= max(1, min(len(one.words), len(other.words)))
+    one, other = topic(left), topic(right)
+    return one is not None and other is not None and one.is_shared_with(other)
 
 
 @dataclass(frozen=True)
-class _Topic:
+class Topic:
     """What a statement is compared by in `same_topic`.
 
     Attributes:
@@ -349,16 +345,24 @@ class _Topic:
     words: frozenset[str]
     families: frozenset[int]
 
+    def is_shared_with(self, other: "Topic") -> bool:
+        """Whether two statements are on one topic, as `same_topic` says."""
+        if self.about != other.about:
+            return False
+        if self.about is not None and not self.families.isdisjoint(other.families):
+            return True
+        return len(self.words & other.words) * 2 >= max(1, min(len(self.words), len(other.words)))
+
 
 @lru_cache(maxsize=4096)
-def _topic(text: str) -> _Topic | None:
+def topic(text: str) -> Topic | None:
     """The topic of a text; None of one that isn't a statement."""
     statement = read(text)
     if not statement.comparable:
         return None
     words = frozenset(statement.contents) - _COMMON_VERBS
     families = frozenset(number for number, family in enumerate(_FAMILIES) if words & family)
-    return _Topic(_about(statement), words, families)
+    return Topic(_about(statement), words, families)
 
 
 def _about(statement: Statement) -> str | None:

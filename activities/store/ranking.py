@@ -13,7 +13,7 @@ from operator import mul
 from activities.embedding_models import relevance
 from activities.errors import failure
 from activities.models import MemoryOrder, SimilarMemory
-from activities.statements import same_statement, same_topic, statement_keys
+from activities.statements import Topic, same_statement, statement_keys, topic
 from activities.store.times import micros, moment
 
 LEAST_AGE = timedelta(minutes=1)
@@ -89,7 +89,8 @@ def rank(
         relevant = relevance(memory.similarity, unrelated)
         total = score(relevant, memory.importance, recency(memory.created_at, now), strong)
         contents = [child.content for child in memory.children] or [memory.content]
-        scored.append(_Scored(memory, contents, relevant, strong, total))
+        topics = [found for content in contents if (found := topic(content)) is not None]
+        scored.append(_Scored(memory, contents, topics, relevant, strong, total))
     scored.sort(key=lambda one: (-one.score, -one.memory.similarity, one.memory.memory_id))
     waiting = _each_once(scored)
     ranked: list[_Scored] = []
@@ -109,10 +110,12 @@ class _Scored:
 
     Attributes:
         contents: What it says: its children's, or its own.
+        topics: Of those that are statements.
     """
 
     memory: SimilarMemory
     contents: list[str]
+    topics: list[Topic]
     relevance: float
     strength: float
     score: float
@@ -150,7 +153,7 @@ def _ahead(place: Sequence[_Scored], waiting: Sequence[_Scored]) -> _Scored | No
 
 def _is_same_topic(best: _Scored, other: _Scored, vectors: Mapping[str, bytes], unrelated: float) -> bool:
     """Whether two memories may be an older and a newer word on the same thing."""
-    if not any(same_topic(mine, theirs) for mine in best.contents for theirs in other.contents):
+    if not any(mine.is_shared_with(theirs) for mine in best.topics for theirs in other.topics):
         return False
     left, right = vectors.get(best.memory.memory_id), vectors.get(other.memory.memory_id)
     if left is None or right is None:

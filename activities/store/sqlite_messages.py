@@ -1,7 +1,7 @@
 """Messages in the embedded store: each findable alone and together with the one before it."""
 
 import json
-from typing import cast
+from typing import Any, cast
 
 import apsw
 
@@ -115,12 +115,15 @@ def related(db: apsw.Connection, query: MemoryQuery, vector: bytes | None) -> li
     )
     candidates = [Candidate(one["message_id"], one["previous"], one["text"], one["timestamp"]) for one in found]
     ranked = rank_messages(query.text, query.now, searches, candidates)
-    return [_with_neighbours(db, query.user_id, message_id, score) for message_id, score in ranked[: query.limit]]
-
-
-def _with_neighbours(db: apsw.Connection, user_id: str, message_id: str, score: float) -> RelatedMessage:
+    best = dict(ranked[: query.limit])
     columns = "id, message_id, conversation_id, message_type, text, timestamp"
-    (found,) = select(db, columns, "from conversations where message_id = ?", (message_id,))
+    among = "from conversations where message_id in (select value from json_each(?))"
+    shown = {one["message_id"]: one for one in select(db, columns, among, (json.dumps(list(best)),))}
+    return [_with_neighbours(db, query.user_id, shown[message_id], score) for message_id, score in best.items()]
+
+
+def _with_neighbours(db: apsw.Connection, user_id: str, found: dict[str, Any], score: float) -> RelatedMessage:
+    """A message, given by its columns, with those around it."""
     at = (user_id, found["conversation_id"], micros(found["timestamp"]), found.pop("id"), NEIGHBOURS)
     sides: list[list[ContextMessage]] = []
     for sign, order in (("<", "desc"), (">", "asc")):
