@@ -1,16 +1,17 @@
 """Messages and the long-term memories that form from them."""
 
+import asyncio
 import hashlib
 import json
 import re
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 from temporalio import activity
 from temporalio.client import Client
-from temporalio.common import WorkflowIDConflictPolicy
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.beating import beating
@@ -139,23 +140,28 @@ async def pass_on(client: Client, task_queue: str, message: StoredMessage) -> No
         ApplicationError: `unavailable` where Temporal doesn't take it.
     """
     remembering = client.get_workflow_handle(memory_workflow_id(task_queue, message.user_id))
+    first = UserMemoryParams(
+        user_id=message.user_id,
+        forming=[message.message_id] if message.significant else [],
+        summarising=[message.conversation_id],
+    )
     try:
-        try:
-            # One that begins a workflow where there is none would also end the wait of one that there is.
-            await remembering.signal("message_stored", message)
-        except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
-                raise
-            await client.start_workflow(
-                "UserMemoryWorkflow",
-                UserMemoryParams(user_id=message.user_id),
-                id=remembering.id,
-                task_queue=task_queue,
-                start_signal="message_stored",
-                start_signal_args=[message],
-                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                start_delay=GATHERING,
-            )
+        while True:
+            # A signal that may begin a workflow would end the wait of one that waits, so it isn't one call for both.
+            try:
+                await remembering.signal("message_stored", message)
+                return
+            except RPCError as error:
+                if error.status != RPCStatusCode.NOT_FOUND:
+                    raise
+            try:
+                await client.start_workflow(
+                    "UserMemoryWorkflow", first, id=remembering.id, task_queue=task_queue, start_delay=GATHERING
+                )
+                return
+            except WorkflowAlreadyStartedError:
+                # Another message has begun it meanwhile.
+                continue
     except RPCError as error:
         raise failure(
             "unavailable", f"Temporal doesn't take the message for the user's memory ({error.status.name})"
@@ -175,6 +181,14 @@ class MemoryActivities:
         self._store = store
         self._text = text
         self._budget = budget
+        self._gathered_at = 0.0
+
+    async def gathered(self) -> None:
+        """Return once the workflow has most likely begun that a message here has begun last.
+
+        A worker that ends before leaves it to the next one, which may be long in coming.
+        """
+        await asyncio.sleep(self._gathered_at - time.monotonic())
 
     @activity.defn
     async def message_before(self, place: MessagePlace) -> PreviousMessage | None:
@@ -200,6 +214,7 @@ class MemoryActivities:
     async def pass_on_message(self, message: StoredMessage) -> None:
         """Tell the workflow of the user's memory of a stored message; begin it where it isn't running."""
         await pass_on(activity.client(), activity.info().task_queue, message)
+        self._gathered_at = time.monotonic() + 2 * GATHERING.total_seconds()
 
     @activity.defn
     async def assess_message(self, key: MessageKey) -> Assessment | None:

@@ -323,21 +323,13 @@ def _is_about(short: Statement, long: Statement, window: range) -> bool:
     return not others and first.content not in _BEINGS and first.content not in short.names | long.names
 
 
-def same_topic(left: str, right: str) -> bool:
-    """Whether one text may be what has become of what the other says. Symmetric; wider than `same_matter`.
-
-    They may not be about two people, and have in common half of the shorter one's content words, or a word about where
-    somebody lives, what they do for a living or whom they love: what changes there is often said in other words.
-    """
-    one, other = topic(left), topic(right)
-    return one is not None and other is not None and one.is_shared_with(other)
-
-
 @dataclass(frozen=True)
 class Topic:
-    """What a statement is compared by in `same_topic`.
+    """What a statement is about.
 
     Attributes:
+        about: Whom; None where that isn't said.
+        words: Its content words.
         families: Which of `_FAMILIES` it has a word of.
     """
 
@@ -346,7 +338,12 @@ class Topic:
     families: frozenset[int]
 
     def is_shared_with(self, other: "Topic") -> bool:
-        """Whether two statements are on one topic, as `same_topic` says."""
+        """Whether one statement may be what has become of what the other says. Symmetric; wider than `same_matter`.
+
+        They may not be about two people, and have in common half of the shorter one's content words, or a word about
+        where somebody lives, what they do for a living or whom they love: what changes there is often said in other
+        words.
+        """
         if self.about != other.about:
             return False
         if self.about is not None and not self.families.isdisjoint(other.families):

@@ -38,7 +38,7 @@ DESCRIBE_SECONDS = 10.0
 """How long Temporal may take to say how a workflow stands: one with thousands of them at once takes its time."""
 EMBEDDED_CONNECT_SECONDS = 20.0
 ENDS_HERE_SECONDS = 1.0
-"""How long a workflow that began in this process may take before Temporal is asked for its result as well."""
+"""How long a workflow that began in this process may take before Temporal is asked how it ends as well."""
 LONG_IMPORTS = ("temporalio.api.workflowservice.v1", "temporalio.envconfig", "workflows.worker")
 _MAYBE_STARTED = "It isn't known whether the work was started."
 
@@ -433,6 +433,7 @@ class Runtime:
                     logger.info("embedded Temporal at %s, web UI at %s", addresses.temporal, addresses.temporal_ui)
             await self.loaded()
             from activities.mcp_servers import build_plugin
+            from activities.memory import MemoryActivities
             from mcp_server.deployment import keep_current
             from workflows.endings import Endings
             from workflows.worker import build_worker
@@ -448,6 +449,7 @@ class Runtime:
                 deployment = await self._deployment(client)
                 servers = build_plugin(self.settings.mcp_servers)
                 self._endings = Endings()
+                stack.callback(self._endings.close)
                 queue = self.settings.temporal_task_queue
                 workers = [build_worker(client, queue, activities, deployment, servers, self._endings)]
                 if self.settings.ingest_roots:
@@ -455,6 +457,8 @@ class Runtime:
                 for worker in workers:
                     running.append(asyncio.create_task(worker.run()))
                     stack.push_async_callback(_stop_worker, worker, running[-1])
+                [memory] = (group for group in activities if isinstance(group, MemoryActivities))
+                stack.push_async_callback(memory.gathered)
                 if deployment is not None:
                     promoting = asyncio.create_task(keep_current(client, deployment, self._is_current))
                     stack.callback(promoting.cancel)
@@ -512,7 +516,13 @@ class Runtime:
             self.parts.embeddings.begin(params.texts, params.side)
 
     async def start(
-        self, workflow: Any, params: "BaseModel", workflow_id: str, memo: dict[str, Any], deadline: float
+        self,
+        workflow: Any,
+        params: "BaseModel",
+        workflow_id: str,
+        memo: dict[str, Any],
+        deadline: float,
+        at_once: bool = True,
     ) -> Started:
         """Start a workflow, exactly once however often it is asked for.
 
@@ -522,6 +532,7 @@ class Runtime:
             workflow_id: Its id.
             memo: What is known of it without its history.
             deadline: `time.monotonic()` after which to stop trying.
+            at_once: Whether the result may be told before Temporal has it, if the workflow only reads.
 
         Raises:
             CallError: saying which piece is missing and what to do, and whether it may have been started.
@@ -541,9 +552,10 @@ class Runtime:
                             raise TimeoutError from None
                         raise
                     tried = True
+                    ending = None
                     # An answered first call then means that Temporal routes work to this version.
-                    endings = self._endings if self._is_current.is_set() else None
-                    ending = endings.of(workflow, workflow_id) if endings is not None else None
+                    if self._endings is not None and self._is_current.is_set():
+                        ending = self._endings.of(workflow_id, at_once and getattr(workflow, "only_reads", False))
                     try:
                         handle = await client.start_workflow(
                             workflow.run,
@@ -650,25 +662,38 @@ class Runtime:
             WorkflowFailureError: where it failed.
             CallError: where Temporal refuses to say, or what only another setting can mend is wrong.
         """
-        from temporalio.service import RPCError
-
         from workflows.worker import DATA_CONVERTER
 
-        if started.ending is not None:
-            told = started.ending.result
-            await asyncio.wait({told}, timeout=ENDS_HERE_SECONDS)
+        if started.ending is None:
+            return await self._asked(started.workflow_id)
+        told = started.ending.result
+        await asyncio.wait({told}, timeout=ENDS_HERE_SECONDS)
+        asked = None
+        try:
+            if not told.done():
+                asked = asyncio.create_task(self._asked(started.workflow_id))
+                await asyncio.wait({told, asked}, return_when=asyncio.FIRST_COMPLETED)
             if told.done() and (result := told.result()) is not None:
                 [value] = await DATA_CONVERTER.decode(result)
                 return value
+            return await (asked or self._asked(started.workflow_id))
+        finally:
+            if asked is not None:
+                asked.cancel()
+
+    async def _asked(self, workflow_id: str) -> Any:
+        """What Temporal says of a workflow's end. Errors as of `result`."""
+        from temporalio.service import RPCError
+
         while True:
             try:
                 # By its id alone it comes as plain values, whatever its workflow says that it is.
-                return await (await self.handle(started.workflow_id)).result()
+                return await (await self.handle(workflow_id)).result()
             except UnreachableError:
                 await asyncio.sleep(RETRY_SECONDS)
             except RPCError as error:
                 if not _passes(error):
-                    raise CallError(_explain_rpc(error, self.settings), started.workflow_id) from None
+                    raise CallError(_explain_rpc(error, self.settings), workflow_id) from None
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def heard(self, description: "WorkflowExecutionDescription") -> dict[str, Any]:

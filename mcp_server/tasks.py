@@ -323,9 +323,8 @@ class Tasks(Extension):
         try:
             if call.key is not None:
                 # Whose work it is isn't known yet: cancelling the call must not end another's.
-                await self._runtime.start(workflow, params, workflow_id, memo, deadline)
                 # What one call of a key is told, the next ones are too: only what Temporal has lasts.
-                started = Started(workflow_id)
+                started = await self._runtime.start(workflow, params, workflow_id, memo, deadline, at_once=False)
                 await self._check_same(call, workflow_id, memo["task"]["arguments"], deadline)
             async with self._cancelled_with(call, workflow_id):
                 if call.key is None:

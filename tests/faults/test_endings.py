@@ -12,6 +12,8 @@ import pytest
 from temporalio.client import Client as TemporalClient
 from temporalio.client import WorkflowExecutionStatus
 
+from activities.memory import memory_workflow_id
+from mcp_server.local.stack import Addresses
 from mcp_server.tasks import IDEMPOTENCY_KEY
 from tests.conftest import content, serve, workflow_id
 from tests.e2e.test_stdio import stack_gone
@@ -41,7 +43,8 @@ async def test_a_read_is_answered_though_temporal_hangs_and_made_again_where_its
         supervisor, dev_server = pids(home)
         os.kill(dev_server, signal.SIGSTOP)
         bedrock.embeds = None
-        read = await reading
+        async with asyncio.timeout(30):
+            read = await reading
         assert content(read)["hit"] is False
         for pid in (supervisor, server_of(home).pid, dev_server):
             os.kill(pid, signal.SIGKILL)
@@ -82,3 +85,14 @@ async def test_a_read_ends_though_its_client_leaves_at_once(temporal: TemporalCl
             read = await client.call_tool("check_semantic_cache", READ | {"user_id": user})
         found = await temporal.get_workflow_handle(workflow_id(read)).describe()
         assert found.status == WorkflowExecutionStatus.COMPLETED
+
+
+async def test_a_memory_forms_though_its_client_leaves_at_once(
+    temporal: TemporalClient, stack: Addresses, home: Path, user: str
+) -> None:
+    assert stack.temporal is not None
+    # Nobody else works on this task queue.
+    async with serve(home, TEMPORAL_ADDRESS=stack.temporal, TEMPORAL_TASK_QUEUE=user) as client:
+        content(await client.call_tool("store_memory", PLEASE_KEEP | {"user_id": user}))
+    found = await temporal.get_workflow_handle(memory_workflow_id(user, user)).describe()
+    assert found.status == WorkflowExecutionStatus.COMPLETED

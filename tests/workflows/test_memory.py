@@ -126,16 +126,19 @@ async def test_messages_of_a_burst_are_gathered_before_the_first_is_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(memory, "GATHERING", timedelta(seconds=3))
-    for number in range(3):
+    for number in range(4):
         await activities.store_message(said(user, number))
-        await pass_on(temporal, activities, user, f"m{number}")
+    # Two at once, of which only one can begin it, and two that follow.
+    await asyncio.gather(*(pass_on(temporal, activities, user, f"m{number}") for number in range(2)))
+    await pass_on(temporal, activities, user, "m2")
+    await pass_on(temporal, activities, user, "m3")
     await settled(temporal, user)
 
     handle = temporal.get_workflow_handle(memory_workflow_id(user, user))
     kinds = [event.event_type for event in (await handle.fetch_history()).events]
     before = kinds[: kinds.index(EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED)]
     assert before.count(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED) == 3
-    assert await sources(store, user) == [["m0"], ["m1"], ["m2"]]
+    assert await sources(store, user) == [["m0"], ["m1"], ["m2"], ["m3"]]
 
 
 async def test_nothing_is_lost_where_it_continues_as_new_while_messages_come(
