@@ -1,16 +1,17 @@
 """Messages and the long-term memories that form from them."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import re
 import time
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from temporalio import activity
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowHandle
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -52,6 +53,9 @@ SIGNIFICANCE = 0.3
 
 GATHERING = timedelta(milliseconds=500)
 """How long the workflow of a user's memory waits for more messages before it begins: a burst costs one run."""
+
+SETTLING_SECONDS = 1.5
+"""How long a worker that is to end waits for that: hosts kill a server that takes longer than two seconds to end."""
 
 ASSESSMENTS = 2
 """How often a language model is asked for one that holds to the schema."""
@@ -133,7 +137,7 @@ def memory_workflow_id(task_queue: str, user_id: str) -> str:
     return f"memory-{digest[:32]}"
 
 
-async def pass_on(client: Client, task_queue: str, message: StoredMessage) -> None:
+async def pass_on(client: Client, task_queue: str, message: StoredMessage) -> WorkflowHandle[Any, Any]:
     """Tell the workflow of a user's memory, on a task queue, of a stored message; begin it where it isn't running.
 
     Raises:
@@ -150,7 +154,7 @@ async def pass_on(client: Client, task_queue: str, message: StoredMessage) -> No
             # A signal that may begin a workflow would end the wait of one that waits, so it isn't one call for both.
             try:
                 await remembering.signal("message_stored", message)
-                return
+                return remembering
             except RPCError as error:
                 if error.status != RPCStatusCode.NOT_FOUND:
                     raise
@@ -158,7 +162,7 @@ async def pass_on(client: Client, task_queue: str, message: StoredMessage) -> No
                 await client.start_workflow(
                     "UserMemoryWorkflow", first, id=remembering.id, task_queue=task_queue, start_delay=GATHERING
                 )
-                return
+                return remembering
             except WorkflowAlreadyStartedError:
                 # Another message has begun it meanwhile.
                 continue
@@ -181,14 +185,18 @@ class MemoryActivities:
         self._store = store
         self._text = text
         self._budget = budget
-        self._gathered_at = 0.0
+        self._passed_on: dict[str, tuple[WorkflowHandle[Any, Any], float]] = {}
 
-    async def gathered(self) -> None:
-        """Return once the workflow has most likely begun that a message here has begun last.
+    async def settle(self) -> None:
+        """Wait a little for the workflows that messages were passed on to lately, if there are any, to end.
 
-        A worker that ends before leaves it to the next one, which may be long in coming.
+        A worker that ends before leaves them to the next one, which may be long in coming.
         """
-        await asyncio.sleep(self._gathered_at - time.monotonic())
+        lately = time.monotonic() - SETTLING_SECONDS
+        ends = [handle.result() for handle, at in self._passed_on.values() if at > lately]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLING_SECONDS):
+                await asyncio.gather(*ends, return_exceptions=True)
 
     @activity.defn
     async def message_before(self, place: MessagePlace) -> PreviousMessage | None:
@@ -213,8 +221,11 @@ class MemoryActivities:
     @activity.defn
     async def pass_on_message(self, message: StoredMessage) -> None:
         """Tell the workflow of the user's memory of a stored message; begin it where it isn't running."""
-        await pass_on(activity.client(), activity.info().task_queue, message)
-        self._gathered_at = time.monotonic() + 2 * GATHERING.total_seconds()
+        handle = await pass_on(activity.client(), activity.info().task_queue, message)
+        now = time.monotonic()
+        self._passed_on = {name: one for name, one in self._passed_on.items() if one[1] > now - SETTLING_SECONDS} | {
+            handle.id: (handle, now)
+        }
 
     @activity.defn
     async def assess_message(self, key: MessageKey) -> Assessment | None:

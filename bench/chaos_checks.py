@@ -343,8 +343,10 @@ def compare(
 
 
 def _untruth(call: Call, workflow: Workflow | None, alone: bool) -> str:
-    """What is untrue about an answer that isn't a result."""
+    """What is untrue about an answer, beside what it says was done."""
     status = workflow.status if workflow is not None else "not there"
+    if call.outcome == "done" and workflow is not None and status != "COMPLETED":
+        return f"it was done, and its workflow is {status}"
     if call.outcome == "goes on" and status != "COMPLETED" and not (call.ended and status == "CANCELED"):
         return f"it was to go on, and its workflow is {status}"
     if call.outcome == "failed" and "isn't known" not in call.said and alone:

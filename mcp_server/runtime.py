@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from activities.bedrock import BedrockEmbeddings, BedrockText
     from activities.bedrock_converse import BedrockChat
     from activities.fetch import WebClient
+    from activities.memory import MemoryActivities
     from activities.models import EmbedParams, PartialAnswer
     from activities.store.atlas import AtlasStore
     from activities.store.base import OpenedStore
@@ -318,6 +319,7 @@ class Runtime:
         self._settled = asyncio.Event()
         self._is_current = asyncio.Event()
         self._endings: Endings | None = None
+        self._memory: MemoryActivities | None = None
         self._refused = False
         self.problem: str | None = "The server is still starting. Try again in a moment."
 
@@ -330,6 +332,8 @@ class Runtime:
         try:
             yield
         finally:
+            if self._memory is not None and self.problem is None:
+                await self._memory.settle()
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -457,8 +461,7 @@ class Runtime:
                 for worker in workers:
                     running.append(asyncio.create_task(worker.run()))
                     stack.push_async_callback(_stop_worker, worker, running[-1])
-                [memory] = (group for group in activities if isinstance(group, MemoryActivities))
-                stack.push_async_callback(memory.gathered)
+                [self._memory] = (group for group in activities if isinstance(group, MemoryActivities))
                 if deployment is not None:
                     promoting = asyncio.create_task(keep_current(client, deployment, self._is_current))
                     stack.callback(promoting.cancel)

@@ -22,11 +22,13 @@ logger = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 
 # The dev server has one shard and reads its task queues at most 20 times a second by default, so that each step that
-# isn't eager waits 50 ms. Raised, the wait is gone; an idle server doesn't poll more for it. The queue of what lists
-# show of workflows is read less often: nobody waits for it, and its writes would keep those of the calls waiting.
+# isn't eager waits 50 ms. Raised, the wait is gone; an idle server doesn't poll more for it. Timers it reads a second
+# ahead, and one that is set for within that second comes up to half a second late; now it is on time. The queue of what
+# lists show of workflows is read less often: nobody waits for it, and its writes would keep those of the calls waiting.
 DYNAMIC_CONFIG = {
     "history.transferProcessorMaxPollRPS": "1000",
     "history.timerProcessorMaxPollRPS": "1000",
+    "history.timerProcessorMaxTimeShift": '"50ms"',
     "history.visibilityProcessorMaxPollRPS": "5",
     "system.enableActivityEagerExecution": "true",
     "frontend.enableServerVersionCheck": "false",

@@ -102,6 +102,7 @@ def test_an_answer_that_says_something_else_than_its_workflow_is_untrue() -> Non
     )
     assert found(message("goes on", workflow_id="store_memory-1")[0], [workflow("FAILED")], Records()) == {"untrue": 1}
     assert found(message(result={**STORED, "message_id": "another"})[0], [workflow()], stored()) == {"untrue": 1}
+    assert found(message()[0], [workflow("RUNNING")], stored())["untrue"] == 1
 
 
 def test_what_was_forgotten_and_is_there_is_untrue() -> None:
