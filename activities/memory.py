@@ -192,11 +192,15 @@ class MemoryActivities:
 
         A worker that ends before leaves them to the next one, which may be long in coming.
         """
-        lately = time.monotonic() - SETTLING_SECONDS
-        ends = [handle.result() for handle, at in self._passed_on.values() if at > lately]
+        ends = [handle.result() for handle, _ in self._passed_on_lately().values()]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLING_SECONDS):
                 await asyncio.gather(*ends, return_exceptions=True)
+
+    def _passed_on_lately(self) -> dict[str, tuple[WorkflowHandle[Any, Any], float]]:
+        """The workflows that messages were passed on to since SETTLING_SECONDS, with when they were."""
+        since = time.monotonic() - SETTLING_SECONDS
+        return {name: one for name, one in self._passed_on.items() if one[1] > since}
 
     @activity.defn
     async def message_before(self, place: MessagePlace) -> PreviousMessage | None:
@@ -222,10 +226,7 @@ class MemoryActivities:
     async def pass_on_message(self, message: StoredMessage) -> None:
         """Tell the workflow of the user's memory of a stored message; begin it where it isn't running."""
         handle = await pass_on(activity.client(), activity.info().task_queue, message)
-        now = time.monotonic()
-        self._passed_on = {name: one for name, one in self._passed_on.items() if one[1] > now - SETTLING_SECONDS} | {
-            handle.id: (handle, now)
-        }
+        self._passed_on = self._passed_on_lately() | {handle.id: (handle, time.monotonic())}
 
     @activity.defn
     async def assess_message(self, key: MessageKey) -> Assessment | None:

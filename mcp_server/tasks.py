@@ -57,8 +57,6 @@ from mcp_server.runtime import (
 if TYPE_CHECKING:
     from temporalio.client import WorkflowExecutionDescription
 
-    from activities.models import EmbedParams
-
 EXTENSION = "io.modelcontextprotocol/tasks"
 WORKFLOW_ID = "durable-context/workflow_id"
 """Key of a tool result's `_meta` that names the workflow which ran."""
@@ -297,24 +295,17 @@ class Tasks(Extension):
         call = self._call.get()
         return call.takes_tasks or call.can_be_asked
 
-    async def run(
-        self,
-        tool: str,
-        workflow: Any,
-        params: BaseModel,
-        held: str | None = None,
-        embedded: "EmbedParams | None" = None,
-    ) -> CallToolResult:
+    async def run(self, tool: str, workflow: Any, params: BaseModel, held: str | None = None) -> CallToolResult:
         """Answer the present call of a tool with the result of its workflow, or with what went wrong as a tool error.
 
         The work goes on whether or not anybody waits for it; only `notifications/cancelled` ends it with the call.
 
         Args:
             tool: Its name, with which the workflow's id begins.
-            workflow: The workflow class.
+            workflow: The workflow class. What its first step embeds, if it says so by `embedded`, begins while Temporal
+                writes down the start.
             params: Its argument.
             held: Name of a content that was held for it.
-            embedded: What the workflow's first step embeds: that begins while Temporal writes down the start.
         """
         call, settings = self._call.get(), self._runtime.settings
         workflow_id, memo = self._identify(call, tool, params)
@@ -328,8 +319,8 @@ class Tasks(Extension):
                 await self._check_same(call, workflow_id, memo["task"]["arguments"], deadline)
             async with self._cancelled_with(call, workflow_id):
                 if call.key is None:
-                    if embedded is not None:
-                        self._runtime.begin_embedding(embedded)
+                    if hasattr(workflow, "embedded"):
+                        self._runtime.begin_embedding(workflow.embedded(params))
                     started = await self._runtime.start(workflow, params, workflow_id, memo, deadline)
                 result = await self._await(call, started, deadline)
                 # The workflow drops it at its end. Where that was before this call held it again, nobody else would.

@@ -26,6 +26,7 @@ from mcp_server.runtime import connect
 from mcp_server.settings import Settings
 from mcp_server.tasks import WORKFLOW_ID
 from tests.atlas.running import stand_in
+from tests.faults.bedrock_endpoint import Endpoint, serve_endpoint
 
 REPOSITORY = Path(__file__).parents[1]
 CORPUS = REPOSITORY / "mcp_server" / "corpus"
@@ -172,6 +173,13 @@ def workflow_id(result: CallToolResult) -> str:
     assert result.meta is not None
     found: str = result.meta[WORKFLOW_ID]
     return found
+
+
+@pytest.fixture
+def bedrock() -> Iterator[Endpoint]:
+    """What a server takes for Amazon Bedrock whose settings it is given."""
+    with serve_endpoint() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture(scope="session")

@@ -72,8 +72,7 @@ def register(server: DurableContextServer) -> None:
             namespace=namespace or "",
             model=model or "",
         )
-        embedded = CacheStorageWorkflow.embedded(params)
-        return await server.tasks.run("semantic_cache_response", CacheStorageWorkflow, params, embedded=embedded)
+        return await server.tasks.run("semantic_cache_response", CacheStorageWorkflow, params)
 
     @server.tool(
         title="Look up a cached answer",

@@ -89,8 +89,7 @@ def register(server: DurableContextServer) -> None:
         from workflows.memory import MemoryRetrievalWorkflow
 
         params = RetrieveMemoryParams(user_id=server.user(ctx, user_id), text=text, limit=limit)
-        embedded = MemoryRetrievalWorkflow.embedded(params)
-        return await server.tasks.run("retrieve_memory", MemoryRetrievalWorkflow, params, embedded=embedded)
+        return await server.tasks.run("retrieve_memory", MemoryRetrievalWorkflow, params)
 
     @server.tool(
         title="List memories",

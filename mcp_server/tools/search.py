@@ -76,5 +76,4 @@ def register(server: DurableContextServer) -> None:
             collection=collection or DEFAULT_COLLECTION,
             filter=filter,
         )
-        embedded = HybridSearchWorkflow.embedded(params)
-        return await server.tasks.run("hybrid_search", HybridSearchWorkflow, params, embedded=embedded)
+        return await server.tasks.run("hybrid_search", HybridSearchWorkflow, params)

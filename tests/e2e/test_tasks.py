@@ -5,7 +5,7 @@ import contextlib
 import json
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -26,7 +26,7 @@ from mcp_server.tasks import EXTENSION, IDEMPOTENCY_KEY
 from tests.conftest import REPOSITORY, command, content, environment, error, serve, workflow_id
 from tests.e2e.test_http import serve_http
 from tests.e2e.test_stdio import INITIALIZE, INITIALIZED, ask, raw, request
-from tests.faults.bedrock_endpoint import Endpoint, serve_endpoint
+from tests.faults.bedrock_endpoint import Endpoint
 from tests.faults.test_stack import PLEASE_KEEP
 
 THROTTLED = (429, "ThrottlingException", "Too many requests")
@@ -138,12 +138,6 @@ async def fixture_server(stack: Addresses) -> AsyncIterator[str]:
 async def slow(fixture_server: str) -> AsyncIterator[Wire]:
     async with wired(fixture_server) as wire:
         yield wire
-
-
-@pytest.fixture
-def bedrock() -> Iterator[Endpoint]:
-    with serve_endpoint() as endpoint:
-        yield endpoint
 
 
 @pytest.fixture

@@ -3,12 +3,10 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pytest
 from temporalio.client import Client as TemporalClient
 from temporalio.client import WorkflowExecutionStatus
 
@@ -17,16 +15,10 @@ from mcp_server.local.stack import Addresses
 from mcp_server.tasks import IDEMPOTENCY_KEY
 from tests.conftest import content, serve, workflow_id
 from tests.e2e.test_stdio import stack_gone
-from tests.faults.bedrock_endpoint import Endpoint, serve_endpoint
+from tests.faults.bedrock_endpoint import Endpoint
 from tests.faults.test_stack import PLEASE_KEEP, pids, server_of
 
 READ = {"query": "Has it been asked?"}
-
-
-@pytest.fixture
-def bedrock() -> Iterator[Endpoint]:
-    with serve_endpoint() as endpoint:
-        yield endpoint
 
 
 async def test_a_read_is_answered_though_temporal_hangs_and_made_again_where_its_end_is_lost(

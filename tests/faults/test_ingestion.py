@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,11 @@ from mcp_server.local.temporal import DYNAMIC_CONFIG, DevServer, Ports, free_por
 from mcp_server.runtime import connect
 from mcp_server.settings import Settings
 from tests.conftest import command, content, environment, serve, workflow_id
-from tests.faults.bedrock_endpoint import Endpoint, serve_endpoint
+from tests.faults.bedrock_endpoint import Endpoint
 from workflows.documents import DataIngestionWorkflow
 
 CHUNK_SETTINGS = {"CHUNK_TOKENS": "40", "CHUNK_OVERLAP_TOKENS": "0"}
 BATCH = 32
-
-
-@pytest.fixture
-def bedrock() -> Iterator[Endpoint]:
-    with serve_endpoint() as endpoint:
-        yield endpoint
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,10 @@ from mcp_server.local.stack import Addresses
 from mcp_server.tasks import IDEMPOTENCY_KEY
 from tests.conftest import command, content, environment, error, message, serve, task_of, workflow_id
 from tests.e2e.test_stdio import INITIALIZE, INITIALIZED, ask, gone, raw, request, stack_gone
-from tests.faults.bedrock_endpoint import Endpoint, serve_endpoint
+from tests.faults.bedrock_endpoint import Endpoint
 from tests.faults.test_stack import PLEASE_KEEP, locked, messages_of, pids, until_up
 
 KEY = "AKIAIOSFODNN7EXAMPLE"
-
-
-@pytest.fixture
-def bedrock() -> Iterator[Endpoint]:
-    with serve_endpoint() as endpoint:
-        yield endpoint
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tests.conftest import CORPUS, command, content, environment, error, serve
 from tests.contract.records import chunk, put
 from tests.e2e.test_http import run
 from tests.e2e.test_reembed import some_embedded
-from tests.faults.bedrock_endpoint import DIMENSIONS, MODEL, Endpoint, serve_endpoint
+from tests.faults.bedrock_endpoint import DIMENSIONS, MODEL, Endpoint
 from tests.faults.test_stack import PLEASE_KEEP, messages_of
 
 OLD = EmbeddingModel(model_id=MODEL, dimensions=DIMENSIONS)
@@ -31,12 +31,6 @@ def shared(stack: Addresses, user: str) -> dict[str, str]:
     """Settings of commands with a store of their own on the Temporal server that tests share."""
     assert stack.temporal is not None
     return {"TEMPORAL_ADDRESS": stack.temporal, "TEMPORAL_TASK_QUEUE": user}
-
-
-@pytest.fixture
-def bedrock() -> Iterator[Endpoint]:
-    with serve_endpoint() as endpoint:
-        yield endpoint
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,19 +25,13 @@ from temporalio.service import RPCError, RPCStatusCode
 from mcp_server.deployment import keep_current, takes_versions
 from mcp_server.local.stack import Addresses
 from tests.conftest import REPOSITORY, content, environment, message, pollers_of, serve, workflow_id
-from tests.faults.bedrock_endpoint import Endpoint, serve_endpoint
+from tests.faults.bedrock_endpoint import Endpoint
 from tests.faults.test_stack import messages_of
 from workflows.worker import build_id, build_worker
 
 SECONDS = 60
 CALLS = 20
 """Most calls of each caller: as many messages as one retrieval can answer."""
-
-
-@pytest.fixture
-def bedrock() -> Iterator[Endpoint]:
-    with serve_endpoint() as endpoint:
-        yield endpoint
 
 
 def other_build(folder: Path) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from temporalio import activity
 from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment
 from temporalio.workflow import Info
@@ -88,12 +89,11 @@ async def pass_on(temporal: Client, activities: MemoryActivities, user: str, mes
     await environment.run(activities.pass_on_message, message)
 
 
-async def settled(temporal: Client, user: str) -> bool:
-    """Return once nothing is left to do; whether the last run was the continuation of another."""
+async def settled(temporal: Client, user: str) -> Sequence[HistoryEvent]:
+    """The history of the last run, once nothing is left to do."""
     handle = temporal.get_workflow_handle(memory_workflow_id(user, user))
     await handle.result()
-    started = (await handle.fetch_history()).events[0].workflow_execution_started_event_attributes
-    return bool(started.continued_execution_run_id)
+    return (await handle.fetch_history()).events
 
 
 async def sources(store: OpenedStore, user: str) -> list[list[str]]:
@@ -132,10 +132,8 @@ async def test_messages_of_a_burst_are_gathered_before_the_first_is_looked_at(
     await asyncio.gather(*(pass_on(temporal, activities, user, f"m{number}") for number in range(2)))
     await pass_on(temporal, activities, user, "m2")
     await pass_on(temporal, activities, user, "m3")
-    await settled(temporal, user)
+    kinds = [event.event_type for event in await settled(temporal, user)]
 
-    handle = temporal.get_workflow_handle(memory_workflow_id(user, user))
-    kinds = [event.event_type for event in (await handle.fetch_history()).events]
     before = kinds[: kinds.index(EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED)]
     assert before.count(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED) == 3
     assert await sources(store, user) == [["m0"], ["m1"], ["m2"], ["m3"]]
@@ -157,10 +155,10 @@ async def test_nothing_is_lost_where_it_continues_as_new_while_messages_come(
         await pass_on(temporal, activities, user, message.message_id)
 
     await asyncio.gather(*(one(message) for message in messages))
-    continued = await settled(temporal, user)
+    started, *_ = await settled(temporal, user)
 
     assert await sources(store, user) == sorted([message.message_id] for message in messages)
-    assert continued
+    assert started.workflow_execution_started_event_attributes.continued_execution_run_id
     [summary] = await (await store()).summaries(user, ["c"])
     assert summary.messages == len(messages)
 
