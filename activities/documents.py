@@ -168,8 +168,7 @@ class DocumentActivities:
         assert source.url is not None
         async with beating():
             page = await self._web.fetch(source.url, lambda media, name: suffix_for(media, name) is not None)
-            digest = hashlib.sha256(source.source.encode()).hexdigest()[:32]
-            name = f"{activity.info().workflow_id}-{digest}"
+            name = fetched_content(str(activity.info().workflow_id), source)
             await self._contents.put(name, page.content)
             return source.model_copy(update={"content": name, "media_type": page.media_type, "filename": page.filename})
 
@@ -319,6 +318,11 @@ class DocumentActivities:
 def listing_page(workflow_id: str, number: int) -> str:
     """The content that is a page of a workflow's listing."""
     return f"{workflow_id}-sources-{number}"
+
+
+def fetched_content(workflow_id: str, source: Source) -> str:
+    """The content that is a page which a workflow fetches."""
+    return f"{workflow_id}-{hashlib.sha256(source.source.encode()).hexdigest()[:32]}"
 
 
 def _held(request: SourceRequest) -> Source:

@@ -41,8 +41,7 @@ class ImageActivities:
     @activity.defn
     async def prepare_image(self, params: ImageParams) -> PreparedImage:
         """Turn an image upright, convert its colours to sRGB and shrink it, as PNG or JPEG without metadata."""
-        # The workflow's id: an activity that runs twice writes the same content.
-        name = f"{activity.info().workflow_id}-prepared"
+        name = prepared_content(str(activity.info().workflow_id))
         async with beating_for_source():
             content = await self._sources.read(params.source, params.roots)
             prepared = await self._reader.prepare_image(content, self._max_side)
@@ -76,3 +75,8 @@ class ImageActivities:
                 "install the text recognition: pip install 'durable-context[ocr]'.",
             )
         return ImageDescription(text=text)
+
+
+def prepared_content(workflow_id: str) -> str:
+    """The content that is a workflow's prepared image: an activity that runs twice writes the same."""
+    return f"{workflow_id}-prepared"

@@ -11,7 +11,7 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError, FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from activities.documents import FETCH_ATTEMPTS, DocumentActivities, listing_page
+    from activities.documents import FETCH_ATTEMPTS, DocumentActivities, fetched_content, listing_page
     from activities.errors import KINDS
     from activities.images import ImageActivities
     from activities.models import (
@@ -52,6 +52,9 @@ _FETCHING = RetryPolicy(
     initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30), maximum_attempts=FETCH_ATTEMPTS
 )
 
+_TO_ITS_END = workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
+"""Of what puts a content: dropped before that ended, the content would come after."""
+
 
 @workflow.defn
 class DataIngestionWorkflow:
@@ -89,20 +92,17 @@ class DataIngestionWorkflow:
 
     async def _list(self) -> Listing:
         """List the sources. Cancelled meanwhile, it waits until the activity has ended: no page comes after that."""
-        task = asyncio.current_task()
-        assert task is not None
         try:
             self._listing = await _durably(
                 DocumentActivities.list_sources,
                 self._params,
                 self._params.files_queue,
-                cancellation=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+                cancellation=_TO_ITS_END,
             )
         except FailureError:
-            if not task.cancelling():
-                raise
-        if task.cancelling():
-            raise asyncio.CancelledError
+            _end_if_cancelled()
+            raise
+        _end_if_cancelled()
         assert self._listing is not None
         return self._listing
 
@@ -195,8 +195,11 @@ class DataIngestionWorkflow:
             contents: Gets the names of contents that are no longer needed when it is ended.
         """
         if source.url is not None:
-            source = await _durably(DocumentActivities.fetch_source, self._of(source), retry=_FETCHING)
-            contents.append(str(source.content))
+            contents.append(fetched_content(workflow.info().workflow_id, source))
+            source = await _durably(
+                DocumentActivities.fetch_source, self._of(source), retry=_FETCHING, cancellation=_TO_ITS_END
+            )
+            _end_if_cancelled()
         queue = self._params.files_queue if source.path is not None else None
         look = await _durably(DocumentActivities.look_at_source, self._of(source), queue)
         if look.outcome is not None:
@@ -208,6 +211,7 @@ class DataIngestionWorkflow:
                 ImageParams(source=source, roots=self._params.roots, files_queue=self._params.files_queue),
             )
             contents.append(prepared.content)
+            _end_if_cancelled()
             description = await _durably(ImageActivities.describe_image, prepared)
             if description.text is None:
                 return SourceOutcome(source=source.source, status="skipped", reason=description.reason)
@@ -239,6 +243,13 @@ async def _durably(
         retry_policy=retry,
         cancellation_type=cancellation,
     )
+
+
+def _end_if_cancelled() -> None:
+    """What was waited for in spite of a cancellation may have come to a result: nobody wants it any more."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _reason(error: BaseException) -> str:

@@ -1,13 +1,16 @@
 """Images: prepare one for a vision model."""
 
+import asyncio
 from datetime import timedelta
 
 from temporalio import workflow
+from temporalio.exceptions import FailureError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.images import ImageActivities
-    from activities.models import ImageParams, PreparedImage
-    from workflows.steps import DURABLY, HEARTBEAT, WRITE_GIVE_UP
+    from activities.documents import DocumentActivities
+    from activities.images import ImageActivities, prepared_content
+    from activities.models import ContentNames, ImageParams, PreparedImage
+    from workflows.steps import DURABLY, HEARTBEAT, WRITE_GIVE_UP, step
 
 
 @workflow.defn
@@ -16,12 +19,19 @@ class ImageProcessingWorkflow:
 
     @workflow.run
     async def run(self, params: ImageParams) -> PreparedImage:
-        return await workflow.execute_activity_method(
-            ImageActivities.prepare_image,
-            params,
-            task_queue=params.files_queue if params.source.path is not None else None,
-            start_to_close_timeout=timedelta(minutes=10),
-            schedule_to_close_timeout=WRITE_GIVE_UP,
-            heartbeat_timeout=HEARTBEAT,
-            retry_policy=DURABLY,
-        )
+        try:
+            return await workflow.execute_activity_method(
+                ImageActivities.prepare_image,
+                params,
+                task_queue=params.files_queue if params.source.path is not None else None,
+                start_to_close_timeout=timedelta(minutes=10),
+                schedule_to_close_timeout=WRITE_GIVE_UP,
+                heartbeat_timeout=HEARTBEAT,
+                retry_policy=DURABLY,
+                # Dropped before it ended, the content would come after.
+                cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+            )
+        except (asyncio.CancelledError, FailureError):
+            name = prepared_content(workflow.info().workflow_id)
+            await step(DocumentActivities.drop_contents, ContentNames(names=[name]))
+            raise

@@ -24,7 +24,10 @@ class Contents(Protocol):
     """Named contents. Every method raises `unavailable` where the place can't be reached or is full."""
 
     async def put(self, name: str, content: bytes | AsyncIterator[bytes]) -> None:
-        """Keep a content, whole or not at all; one that has the name already is replaced."""
+        """Keep a content, whole or not at all; one that has the name already is replaced.
+
+        One that is cancelled leaves nothing but, at most, the whole content.
+        """
         ...
 
     async def get(self, name: str) -> bytes | None:
@@ -77,7 +80,8 @@ class FileContents:
     async def put(self, name: str, content: bytes | AsyncIterator[bytes]) -> None:
         target = self._folder / check_content_name(name)
         try:
-            descriptor, temporary = await asyncio.to_thread(self._begin)
+            # Not in a thread: whoever is cancelled while that makes the file would never learn its name.
+            descriptor, temporary = self._begin()
             try:
                 with os.fdopen(descriptor, "wb") as file:
                     async for chunk in chunks_of(content):

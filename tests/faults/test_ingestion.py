@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import threading
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,10 @@ from typing import Any
 import apsw
 import pytest
 import sqlite_vec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 
 from activities.models import IngestParams, IngestResult, SourceRequest
@@ -19,8 +24,10 @@ from mcp_server.local.stack import Addresses
 from mcp_server.local.temporal import DYNAMIC_CONFIG, DevServer, Ports, free_port
 from mcp_server.runtime import connect
 from mcp_server.settings import Settings
+from tests import documents
 from tests.conftest import command, content, environment, serve, workflow_id
 from tests.faults.bedrock_endpoint import Endpoint
+from tests.serving import served
 from workflows.documents import DataIngestionWorkflow
 
 CHUNK_SETTINGS = {"CHUNK_TOKENS": "40", "CHUNK_OVERLAP_TOKENS": "0"}
@@ -64,8 +71,13 @@ class Workers:
                 assert await worker.wait() == 0
 
 
-async def ingestion(temporal: Client, queue: str, folder: Path, user: str) -> WorkflowHandle[Any, IngestResult]:
-    params = IngestParams(user_id=user, sources=[SourceRequest(path=str(folder))], roots=[str(folder)])
+async def ingestion(
+    temporal: Client, queue: str, source: Path | SourceRequest, user: str
+) -> WorkflowHandle[Any, IngestResult]:
+    request, roots = source, list[str]()
+    if isinstance(request, Path):
+        request, roots = SourceRequest(path=str(request)), [str(request)]
+    params = IngestParams(user_id=user, sources=[request], roots=roots)
     return await temporal.start_workflow(
         DataIngestionWorkflow.run, params, id=f"ingest-{uuid.uuid4().hex}", task_queue=queue
     )
@@ -199,6 +211,41 @@ async def test_one_cancelled_at_any_moment_leaves_nothing_behind(
                     await handle.result()
                 assert (await handle.describe()).status is not WorkflowExecutionStatus.FAILED
                 assert list(contents.iterdir()) == []
+
+
+async def test_what_is_fetched_or_prepared_for_one_that_is_cancelled_is_dropped(
+    temporal: Client, user: str, settings: dict[str, str], tmp_path: Path
+) -> None:
+    folder, home = tmp_path / "signs", tmp_path / "home"
+    folder.mkdir()
+    home.mkdir()
+    (folder / "sign.png").write_bytes(documents.image("PNG"))
+    asked, allowed = threading.Event(), threading.Event()
+
+    async def page(request: Request) -> Response:
+        asked.set()
+        await asyncio.to_thread(allowed.wait, 60)
+        return Response(documents.html(), media_type="text/html")
+
+    workers = Workers(home, {**settings, "FETCH_ALLOWED_NETWORKS": "127.0.0.1/32"})
+    with served(Starlette(routes=[Route("/page", page)])) as site:
+        async with workers.ending():
+            await workers.start()
+            async with asyncio.timeout(100):
+                handle = await ingestion(temporal, user, SourceRequest(url=f"{site}/page"), user)
+                assert await asyncio.to_thread(asked.wait, 60)
+                await handle.cancel()
+                allowed.set()
+                with pytest.raises(WorkflowFailureError):
+                    await handle.result()
+                for moment in range(10):
+                    handle = await ingestion(temporal, user, folder, f"{user}-{moment}")
+                    await asyncio.sleep(moment / 20)
+                    await handle.cancel()
+                    with contextlib.suppress(WorkflowFailureError):
+                        await handle.result()
+    # Whatever the workers had under way has ended.
+    assert list((home / "contents").iterdir()) == []
 
 
 async def test_progress_within_a_document_is_told(
