@@ -21,7 +21,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from activities.bedrock import BedrockEmbeddings, BedrockText
 from activities.embedding_models import shown_model_id
 from activities.errors import failure
-from activities.memory import CONTEXT_CHARACTERS, MemoryActivities
+from activities.memory import MemoryActivities
 from activities.models import (
     EMBEDDED,
     Accepted,
@@ -38,8 +38,6 @@ from activities.models import (
     HistoryParams,
     MemoryQuery,
     Message,
-    MessageContext,
-    MessagePlace,
     OpenedTurn,
     PartialAnswer,
     Passage,
@@ -192,40 +190,22 @@ class ConversationActivities:
 
     @activity.defn
     async def store_turn(self, turn: StoreTurnParams) -> StoredMessage:
-        """Store a message and its answer, each findable alone and together with the one before it."""
-        human = MessagePlace(
+        """Store a message and its answer."""
+        texts = [turn.prompt, turn.answer]
+        asked, answered = await self._embeddings.embed(texts, EMBEDDED["conversations"].side)
+        human = Message(
             message_id=turn.prompt_id,
             user_id=turn.user_id,
             conversation_id=turn.conversation_id,
+            message_type="human",
+            text=turn.prompt,
             timestamp=turn.asked_at,
+            embedding=asked,
         )
-        ai = human.model_copy(update={"message_id": turn.answer_id, "timestamp": turn.answered_at})
-        before = await self._memory.message_before(human)
-        contexts = [f"{before.text}\n{turn.prompt}"] if before else []
-        contexts.append(f"{turn.prompt[-CONTEXT_CHARACTERS:]}\n{turn.answer}")
-        texts = [turn.prompt, turn.answer, *contexts]
-        asked, answered, *beside = await self._embeddings.embed(texts, EMBEDDED["conversations"].side)
-        stored = await self._memory.store_message(
-            Message(
-                **human.model_dump(),
-                message_type="human",
-                text=turn.prompt,
-                embedding=asked,
-                context=MessageContext(previous=before.message_id, text=contexts[0], embedding=beside[0])
-                if before
-                else None,
-            )
-        )
-        await self._memory.store_message(
-            Message(
-                **ai.model_dump(),
-                message_type="ai",
-                text=turn.answer,
-                embedding=answered,
-                context=MessageContext(previous=turn.prompt_id, text=contexts[-1], embedding=beside[-1]),
-            )
-        )
-        return stored
+        said = {"message_type": "ai", "text": turn.answer, "timestamp": turn.answered_at, "embedding": answered}
+        stored = await self._memory.store_message(human)
+        answer = await self._memory.store_message(human.model_copy(update={"message_id": turn.answer_id, **said}))
+        return stored.model_copy(update={"contexts": [*stored.contexts, *answer.contexts]})
 
     # A caller's side
 

@@ -16,11 +16,12 @@ from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.beating import beating
-from activities.bedrock import BedrockText
+from activities.bedrock import BedrockEmbeddings, BedrockText
 from activities.consolidation import GROUP_CHARACTERS, duplicate_cosine, group_content, group_of, newest_first
 from activities.embedding_models import unrelated_cosine
 from activities.errors import failure
 from activities.models import (
+    EMBEDDED,
     Assessment,
     FormedMemory,
     FormMemoryParams,
@@ -33,11 +34,11 @@ from activities.models import (
     MemoryParent,
     MemoryQuery,
     Message,
+    MessageContext,
     MessageKey,
-    MessagePlace,
+    MessageKeys,
     PinMemoryParams,
     PinMemoryResult,
-    PreviousMessage,
     Recollection,
     RetrieveMemoryResult,
     SplitMemoryResult,
@@ -148,6 +149,7 @@ async def pass_on(client: Client, task_queue: str, message: StoredMessage) -> Wo
         user_id=message.user_id,
         forming=[message.message_id] if message.significant else [],
         summarising=[message.conversation_id],
+        contexts=message.contexts,
     )
     try:
         while True:
@@ -176,13 +178,15 @@ class MemoryActivities:
     """
     Args:
         store: Where messages and memories live.
+        embeddings: What embeds messages together with the ones before them.
         text: The model that judges messages; where it isn't generative, a stated heuristic does.
         budget: Memories kept for each user.
     """
 
-    def __init__(self, store: OpenedStore, text: BedrockText, budget: int) -> None:
+    def __init__(self, store: OpenedStore, embeddings: BedrockEmbeddings, text: BedrockText, budget: int) -> None:
         self._unrelated = unrelated_cosine(store.model.model_id)
         self._store = store
+        self._embeddings = embeddings
         self._text = text
         self._budget = budget
         self._passed_on: dict[str, tuple[WorkflowHandle[Any, Any], float]] = {}
@@ -203,13 +207,6 @@ class MemoryActivities:
         return {name: one for name, one in self._passed_on.items() if one[1] > since}
 
     @activity.defn
-    async def message_before(self, place: MessagePlace) -> PreviousMessage | None:
-        """The message after which one goes that is to be stored, or as much of its end as belongs to the context."""
-        store = await self._store()
-        before = await store.message_before(place)
-        return before and PreviousMessage(message_id=before.message_id, text=before.text[-CONTEXT_CHARACTERS:])
-
-    @activity.defn
     async def store_message(self, message: Message) -> StoredMessage:
         """Store a message, and say whether it may be worth a memory: only what a person said can be."""
         store = await self._store()
@@ -220,6 +217,7 @@ class MemoryActivities:
             user_id=message.user_id,
             conversation_id=message.conversation_id,
             significant=significant,
+            contexts=[message.message_id],
         )
 
     @activity.defn
@@ -227,6 +225,25 @@ class MemoryActivities:
         """Tell the workflow of the user's memory of a stored message; begin it where it isn't running."""
         handle = await pass_on(activity.client(), activity.info().task_queue, message)
         self._passed_on = self._passed_on_lately() | {handle.id: (handle, time.monotonic())}
+
+    @activity.defn
+    async def put_in_context(self, keys: MessageKeys) -> None:
+        """Have messages be found together with the ones before them too: a short answer's topic is in the question."""
+        async with beating():
+            store = await self._store()
+            contexts: list[tuple[str, str, str]] = []
+            for message_id in keys.message_ids:
+                message, before = await asyncio.gather(
+                    store.read_message(keys.user_id, message_id), store.message_before(keys.user_id, message_id)
+                )
+                if message is not None and before is not None:
+                    text = f"{before.text[-CONTEXT_CHARACTERS:]}\n{message.text}"
+                    contexts.append((message_id, before.message_id, text))
+            side = EMBEDDED["contexts"].side
+            vectors = await self._embeddings.embed([text for *_, text in contexts], side) if contexts else []
+            for (message_id, previous, text), vector in zip(contexts, vectors, strict=True):
+                context = MessageContext(previous=previous, text=text, embedding=vector)
+                await store.put_context(keys.user_id, message_id, context)
 
     @activity.defn
     async def assess_message(self, key: MessageKey) -> Assessment | None:

@@ -237,7 +237,7 @@ class ExternalCollection(Model):
 class MessageContext(Model):
     """A message together with the one before it: what a short answer speaks of often stands in the question."""
 
-    previous: str = Field(description="Id of the message that was before it when it was stored.")
+    previous: str = Field(description="Id of the message that was before it when this was made.")
     text: str = Field(description="The end of that message, and the message's own text.")
     embedding: bytes
 
@@ -252,16 +252,6 @@ class Message(Model):
     text: str
     timestamp: AwareDatetime
     embedding: bytes
-    context: MessageContext | None = Field(default=None, description="Null where it begins its conversation.")
-
-
-class MessagePlace(Model):
-    """Where a message goes that isn't stored yet."""
-
-    message_id: str
-    user_id: str
-    conversation_id: str
-    timestamp: AwareDatetime
 
 
 class PreviousMessage(Model):
@@ -295,6 +285,13 @@ class MessageKey(Model):
     message_id: str
 
 
+class MessageKeys(Model):
+    """Names messages of one user."""
+
+    user_id: str
+    message_ids: list[str]
+
+
 class ConversationKey(Model):
     """Names one conversation."""
 
@@ -303,8 +300,13 @@ class ConversationKey(Model):
 
 
 class StoredMessage(MessageKey):
+    """A message that the user's memory has to be told of, perhaps for others that were stored with it too."""
+
     conversation_id: str
     significant: bool = Field(description="Whether it may be worth a long-term memory.")
+    contexts: list[str] = Field(
+        default_factory=list, description="Ids of messages to be found together with the ones before them too."
+    )
 
 
 class ConversationMessage(ContextMessage):
@@ -495,6 +497,9 @@ class UserMemoryParams(Model):
     user_id: str
     forming: list[str] = Field(default_factory=list, description="Ids of messages that may be worth a memory, in turn.")
     summarising: list[str] = Field(default_factory=list, description="Ids of conversations with new messages.")
+    contexts: list[str] = Field(
+        default_factory=list, description="Ids of messages to be found together with the ones before them too."
+    )
 
 
 # Semantic cache

@@ -27,8 +27,6 @@ from activities.models import (
     ListMemoriesParams,
     MemoryQuery,
     Message,
-    MessageContext,
-    MessagePlace,
     RetrieveMemoryParams,
     StoreMemoryParams,
 )
@@ -105,24 +103,15 @@ class DirectCalls:
         return await self._search.search_documents(query)
 
     async def store_message(self, params: StoreMemoryParams) -> object:
-        place = MessagePlace(
+        embedded = await self._bedrock.embed(EmbedParams(texts=[params.text], side="passage"))
+        message = Message(
             message_id=f"direct-{hashlib.sha256(params.text.encode()).hexdigest()[:16]}",
             user_id=params.user_id,
             conversation_id=params.conversation_id,
-            timestamp=datetime.now(UTC),
-        )
-        before = await self._memory.message_before(place)
-        texts = [params.text, f"{before.text}\n{params.text}"] if before else [params.text]
-        embedded = await self._bedrock.embed(EmbedParams(texts=texts, side="passage"))
-        context = (
-            MessageContext(previous=before.message_id, text=texts[1], embedding=embedded.vectors[1]) if before else None
-        )
-        message = Message(
-            **place.model_dump(),
             message_type=params.message_type,
             text=params.text,
+            timestamp=datetime.now(UTC),
             embedding=embedded.vectors[0],
-            context=context,
         )
         stored = await self._memory.store_message(message)
         await pass_on(self._temporal, self._queue, stored)

@@ -205,7 +205,7 @@ def build_activities(settings: Settings, parts: Parts) -> list[object]:
     reader = Reader(settings.chunk_tokens, settings.chunk_overlap_tokens)
     vision = build_vision(settings)
     describer = vision.model_id if vision else ""
-    memory = MemoryActivities(parts.store, parts.text, settings.memory_budget)
+    memory = MemoryActivities(parts.store, parts.embeddings, parts.text, settings.memory_budget)
     search = SearchActivities(parts.store)
     return [
         BedrockActivities(parts.embeddings),

@@ -21,9 +21,8 @@ with workflow.unsafe.imports_passed_through():
         MemoryParent,
         MemoryQuery,
         Message,
-        MessageContext,
         MessageKey,
-        MessagePlace,
+        MessageKeys,
         PinMemoryParams,
         PinMemoryResult,
         RetrieveMemoryParams,
@@ -43,32 +42,31 @@ MODEL_ATTEMPT = timedelta(minutes=2)
 STEPS_AT_ONCE = 20
 """After how many messages and summaries a new workflow task is begun: what one reports to the server is bounded."""
 
+CONTEXTS_AT_ONCE = 16
+"""How many messages are put into their contexts in one step, at most."""
+
 REGROUPINGS = 3
 """How often a group is planned anew whose memories have changed meanwhile."""
 
 
 @workflow.defn
 class MemoryStorageWorkflow:
+    @staticmethod
+    def embedded(params: StoreMemoryParams) -> EmbedParams:
+        """What the first step embeds."""
+        return EmbedParams(texts=[params.text], side=EMBEDDED["conversations"].side)
+
     @workflow.run
     async def run(self, params: StoreMemoryParams) -> StoreMemoryResult:
-        side = EMBEDDED["conversations"].side
-        place = MessagePlace(
+        embedded = await step(BedrockActivities.embed, self.embedded(params))
+        message = Message(
             message_id=_message_id(params),
             user_id=params.user_id,
             conversation_id=params.conversation_id,
-            timestamp=params.timestamp or workflow.now(),
-        )
-        before = await step(MemoryActivities.message_before, place)
-        texts = [params.text, f"{before.text}\n{params.text}"] if before else [params.text]
-        embedded = await step(BedrockActivities.embed, EmbedParams(texts=texts, side=side))
-        message = Message(
-            **place.model_dump(),
             message_type=params.message_type,
             text=params.text,
+            timestamp=params.timestamp or workflow.now(),
             embedding=embedded.vectors[0],
-            context=MessageContext(previous=before.message_id, text=texts[1], embedding=embedded.vectors[1])
-            if before
-            else None,
         )
         stored = await step(MemoryActivities.store_message, message)
         await step(MemoryActivities.pass_on_message, stored)
@@ -98,6 +96,7 @@ class UserMemoryWorkflow:
         self._user_id = params.user_id
         self._forming = deque(params.forming)
         self._summarising = dict.fromkeys(params.summarising)
+        self._contexts = deque(params.contexts)
 
     @workflow.signal
     def message_stored(self, message: StoredMessage) -> None:
@@ -105,21 +104,25 @@ class UserMemoryWorkflow:
         if message.significant:
             self._forming.append(message.message_id)
         self._summarising[message.conversation_id] = None
+        self._contexts.extend(message.contexts)
 
     @workflow.run
     async def run(self, params: UserMemoryParams) -> None:
         # Nothing is awaited between the last look and the end, and Temporal takes neither the end nor a continuation
         # while there is a signal that this hasn't seen.
         done = 0
-        while self._forming or self._summarising:
+        while self._contexts or self._forming or self._summarising:
             if done and done % STEPS_AT_ONCE == 0:
                 await workflow.sleep(timedelta(milliseconds=1))
             done += 1
             if workflow.info().is_continue_as_new_suggested():
-                left = {"forming": list(self._forming), "summarising": list(self._summarising)}
-                workflow.continue_as_new(UserMemoryParams(user_id=self._user_id, **left))
+                left = {"forming": self._forming, "summarising": self._summarising, "contexts": self._contexts}
+                lists = {name: list(ids) for name, ids in left.items()}
+                workflow.continue_as_new(UserMemoryParams(user_id=self._user_id, **lists))
             try:
-                if self._forming:
+                if self._contexts:
+                    await self._put_in_context()
+                elif self._forming:
                     await self._form(self._forming.popleft())
                 else:
                     # Last, so that a burst of messages costs a conversation one update.
@@ -131,6 +134,12 @@ class UserMemoryWorkflow:
                     raise
                 # What can't be mended, or not within WRITE_GIVE_UP, doesn't keep the others waiting.
                 workflow.logger.exception("a step for the user's memory is left out")
+
+    async def _put_in_context(self) -> None:
+        """Have messages be found together with the ones before them too, those of a burst in one step."""
+        ids = [self._contexts.popleft() for _ in range(min(CONTEXTS_AT_ONCE, len(self._contexts)))]
+        keys = MessageKeys(user_id=self._user_id, message_ids=ids)
+        await step(MemoryActivities.put_in_context, keys, attempt=MODEL_ATTEMPT)
 
     async def _form(self, message_id: str) -> None:
         """Make a memory of a message that is worth one."""

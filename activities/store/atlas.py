@@ -67,7 +67,7 @@ from activities.models import (
     MemoryParent,
     MemoryQuery,
     Message,
-    MessagePlace,
+    MessageContext,
     PreviousMessage,
     Recollection,
     RecordEmbedding,
@@ -822,7 +822,6 @@ class AtlasStore:
 
     async def put_message(self, message: Message) -> None:
         vector = self._vector(message.embedding)
-        context = self._vector(message.context.embedding) if message.context else vector
         attempts = 0
 
         async def work(session: Session) -> Document:
@@ -830,7 +829,7 @@ class AtlasStore:
             attempts += 1
             filled = await self._filled("conversations", session)
             try:
-                await atlas_messages.put(self._db, message, vector | filled, context | filled, self._now(), session)
+                await atlas_messages.put(self._db, message, vector | filled, self._now(), session)
             except DuplicateKeyError:
                 # Two that both found nothing to replace: the second time there is something, or it is another user's.
                 if attempts > 1:
@@ -842,10 +841,22 @@ class AtlasStore:
         async with self._db.explained():
             await self._still_filled("conversations", filled)
 
-    async def message_before(self, place: MessagePlace) -> PreviousMessage | None:
+    async def message_before(self, user_id: str, message_id: str) -> PreviousMessage | None:
         _ = self._opened_with
         async with self._db.explained():
-            return await atlas_messages.before(self._db, place)
+            return await atlas_messages.before(self._db, user_id, message_id)
+
+    async def put_context(self, user_id: str, message_id: str, context: MessageContext) -> None:
+        vector = self._vector(context.embedding)
+
+        async def work(session: Session) -> Document:
+            filled = await self._filled("contexts", session)
+            await atlas_messages.put_context(self._db, user_id, message_id, context, vector | filled, session)
+            return filled
+
+        filled = await self._db.transact(work)
+        async with self._db.explained():
+            await self._still_filled("contexts", filled)
 
     async def read_conversation(
         self, user_id: str, conversation_id: str, limit: int, cursor: str | None = None

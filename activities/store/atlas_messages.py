@@ -5,12 +5,14 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from pymongo import ReturnDocument
+
 from activities.models import (
     ContextMessage,
     ConversationMessage,
     MemoryQuery,
     Message,
-    MessagePlace,
+    MessageContext,
     PreviousMessage,
     RelatedMessage,
 )
@@ -26,44 +28,56 @@ NEIGHBOURHOODS = 25
 """Of how many messages one aggregation reads the surroundings."""
 
 
-async def put(
-    db: "AtlasDatabase", message: Message, vector: Document, context_vector: Document, stored_at: int, session: Any
-) -> None:
+async def put(db: "AtlasDatabase", message: Message, vector: Document, stored_at: int, session: Any) -> None:
     """Do it in a transaction.
 
     Args:
         vector: The fields of a record with the message's vector, and whose that is.
-        context_vector: The same of its context.
         stored_at: Its place in the order of storing, if it has none yet.
     """
     conversations, contexts = db.collection("conversations"), db.collection("contexts")
-    context = message.context
-    if context is not None:
-        # A write, so that it meets whoever is forgetting that message: what is forgotten doesn't live on in here.
-        previous = {"_id": context.previous, "user_id": message.user_id}
-        if not (await conversations.update_one(previous, {"$inc": {"followed": 1}}, session=session)).matched_count:
-            context = None
     record = {
         "_id": message.message_id,
-        **message.model_dump(exclude={"message_id", "embedding", "context"}),
+        **message.model_dump(exclude={"message_id", "embedding"}),
         "timestamp_us": micros(message.timestamp),
-        "previous": context.previous if context else None,
         **vector,
         "changed_at": datetime.now(UTC),
     }
     key = {"_id": message.message_id, "user_id": message.user_id}
     # A message that is stored again keeps its place in the order of storing. A step that is repeated may come after a
-    # summary that covers its message.
+    # summary that covers its message, and after its context.
     same = [{"$eq": [f"${field}", {"$literal": record[field]}]} for field in ("conversation_id", "text")]
     kept = {
         "stored_at": {"$ifNull": ["$stored_at", stored_at]},
         "summary_id": {"$cond": [{"$and": same}, "$summary_id", "$$REMOVE"]},
+        "previous": {"$cond": [{"$and": same}, {"$ifNull": ["$previous", None]}, None]},
     }
     change = [{"$replaceWith": {"$mergeObjects": [{"$literal": record}, kept]}}]
-    await conversations.update_one(key, change, upsert=True, session=session)
-    beside = {**key, "changed_at": record["changed_at"]}
-    beside |= {"text": context.text, **context_vector} if context else {"text": message.text, **vector}
-    await contexts.replace_one(key, beside, upsert=True, session=session)
+    stored = await conversations.find_one_and_update(
+        key, change, {"previous": 1}, upsert=True, return_document=ReturnDocument.AFTER, session=session
+    )
+    if stored["previous"] is None:
+        alone = {**key, "changed_at": record["changed_at"], "text": message.text, **vector}
+        await contexts.replace_one(key, alone, upsert=True, session=session)
+
+
+async def put_context(
+    db: "AtlasDatabase", user_id: str, message_id: str, context: MessageContext, vector: Document, session: Any
+) -> None:
+    """Do it in a transaction.
+
+    Args:
+        vector: The fields of a record with the context's vector, and whose that is.
+    """
+    conversations = db.collection("conversations")
+    key, previous = [{"_id": one, "user_id": user_id} for one in (message_id, context.previous)]
+    # A write, so that it meets whoever is forgetting that message: what is forgotten doesn't live on in here.
+    if not (await conversations.update_one(previous, {"$inc": {"followed": 1}}, session=session)).matched_count:
+        return
+    change = {"$set": {"previous": context.previous}}
+    if (await conversations.update_one(key, change, session=session)).matched_count:
+        beside = {**key, "changed_at": datetime.now(UTC), "text": context.text, **vector}
+        await db.collection("contexts").replace_one(key, beside, upsert=True, session=session)
 
 
 async def remove(db: "AtlasDatabase", user_id: str, ids: Sequence[str], session: Any) -> None:
@@ -81,14 +95,20 @@ async def remove(db: "AtlasDatabase", user_id: str, ids: Sequence[str], session:
     await conversations.update_many(following, {"$set": {"previous": None}}, session=session)
 
 
-async def before(db: "AtlasDatabase", place: MessagePlace) -> PreviousMessage | None:
-    earlier = {
-        "user_id": place.user_id,
-        "conversation_id": place.conversation_id,
-        "timestamp_us": {"$lte": micros(place.timestamp)},
-        "_id": {"$ne": place.message_id},
-    }
-    found = db.collection("conversations").find(earlier, {"text": 1})
+async def before(db: "AtlasDatabase", user_id: str, message_id: str) -> PreviousMessage | None:
+    conversations = db.collection("conversations")
+    this = await conversations.find_one({"_id": message_id, "user_id": user_id})
+    if this is None:
+        return None
+    at, stored_at = this["timestamp_us"], this["stored_at"]
+    found = conversations.find(
+        {
+            "user_id": user_id,
+            "conversation_id": this["conversation_id"],
+            "$or": [{"timestamp_us": {"$lt": at}}, {"timestamp_us": at, "stored_at": {"$lt": stored_at}}],
+        },
+        {"text": 1},
+    )
     async for one in found.sort([("timestamp_us", -1), ("stored_at", -1)]).limit(1):
         return PreviousMessage(message_id=one["_id"], text=one["text"])
     return None

@@ -31,7 +31,7 @@ from activities.models import (
     MemoryParent,
     MemoryQuery,
     Message,
-    MessagePlace,
+    MessageContext,
     PreviousMessage,
     Recollection,
     RecordEmbedding,
@@ -255,11 +255,15 @@ class Store(Protocol):
     # Conversations
 
     async def put_message(self, message: Message) -> None:
-        """Store `message` under its id, alone and in its context; without that where the one before it has gone."""
+        """Store `message` under its id, found alone. One that is stored again as it was keeps its context."""
         ...
 
-    async def message_before(self, place: MessagePlace) -> PreviousMessage | None:
-        """The message after which one goes, or None where it begins its conversation."""
+    async def message_before(self, user_id: str, message_id: str) -> PreviousMessage | None:
+        """The message before a stored one, by time and then in the order of storing; None where there is none."""
+        ...
+
+    async def put_context(self, user_id: str, message_id: str, context: MessageContext) -> None:
+        """Have a message be found together with the one before it too; nothing changes where either has gone."""
         ...
 
     async def read_message(self, user_id: str, message_id: str) -> Message | None:

@@ -35,7 +35,7 @@ from activities.models import (
     MemoryParent,
     MemoryQuery,
     Message,
-    MessagePlace,
+    MessageContext,
     PreviousMessage,
     Recollection,
     RecordEmbedding,
@@ -175,15 +175,18 @@ class SqliteStore:
 
     async def put_message(self, message: Message) -> None:
         vector = self._vector(message.embedding)
-        context = self._vector(message.context.embedding) if message.context else None
-        await self._write(lambda db: sqlite_messages.put(db, message, vector, context))
+        await self._write(lambda db: sqlite_messages.put(db, message, vector))
 
     async def read_message(self, user_id: str, message_id: str) -> Message | None:
         dimensions = self._opened_with.dimensions
         return await self._read(lambda db: sqlite_messages.read(db, user_id, message_id, dimensions))
 
-    async def message_before(self, place: MessagePlace) -> PreviousMessage | None:
-        return await self._read(lambda db: sqlite_messages.before(db, place))
+    async def message_before(self, user_id: str, message_id: str) -> PreviousMessage | None:
+        return await self._read(lambda db: sqlite_messages.before(db, user_id, message_id))
+
+    async def put_context(self, user_id: str, message_id: str, context: MessageContext) -> None:
+        vector = self._vector(context.embedding)
+        await self._write(lambda db: sqlite_messages.put_context(db, user_id, message_id, context, vector))
 
     async def read_conversation(
         self, user_id: str, conversation_id: str, limit: int, cursor: str | None = None

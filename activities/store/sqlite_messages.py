@@ -10,7 +10,7 @@ from activities.models import (
     ConversationMessage,
     MemoryQuery,
     Message,
-    MessagePlace,
+    MessageContext,
     PreviousMessage,
     RelatedMessage,
 )
@@ -22,32 +22,37 @@ from activities.store.sqlite_shares import contexts_of, index, messages_of, remo
 from activities.store.times import micros
 
 
-def put(db: apsw.Connection, message: Message, vector: bytes | None, context_vector: bytes | None) -> None:
-    where = "where user_id = ? and message_id = ?"
+def put(db: apsw.Connection, message: Message, vector: bytes | None) -> None:
     # Rows are in the order of storing, which a message that is stored again keeps. A step that is repeated may come
-    # after a summary that covers its message.
-    covered_by = "case when conversation_id = ? and text = ? then summary_id end"
-    known, summary_id = db.execute(
-        f"select id, {covered_by} from conversations {where}",
-        (message.conversation_id, message.text, message.user_id, message.message_id),
-    ).fetchone() or (None, None)
-    context = message.context
-    # One that was forgotten meanwhile doesn't live on beside this.
-    if (
-        context
-        and not db.execute(f"select 1 from conversations {where}", (message.user_id, context.previous)).fetchone()
-    ):
-        context = None
-    for share in (messages_of(message.user_id), contexts_of(message.user_id)):
-        remove(db, share, "message_id = ?", message.message_id)
-    fields = {"id": known, "summary_id": summary_id, **message.model_dump(exclude={"embedding", "context"})}
-    row = insert(db, "conversations", {**fields, "previous": context.previous if context else None})
+    # after a summary that covers its message, and after its context.
+    same = "conversation_id = ? and text = ?"
+    known, summary_id, previous = db.execute(
+        f"select id, case when {same} then summary_id end, case when {same} then previous end from conversations "
+        "where user_id = ? and message_id = ?",
+        (*2 * (message.conversation_id, message.text), message.user_id, message.message_id),
+    ).fetchone() or (None, None, None)
+    remove(db, messages_of(message.user_id), "message_id = ?", message.message_id)
+    fields = {"id": known, "summary_id": summary_id, "previous": previous, **message.model_dump(exclude={"embedding"})}
+    row = insert(db, "conversations", fields)
     index(db, messages_of(message.user_id), [(row, message.text, vector)])
-    beside = (context.text, context_vector) if context else (message.text, vector)
-    _put_context(db, row, message.user_id, message.message_id, *beside)
+    if previous is None:
+        _put_context(db, row, message.user_id, message.message_id, message.text, vector)
+
+
+def put_context(
+    db: apsw.Connection, user_id: str, message_id: str, context: MessageContext, vector: bytes | None
+) -> None:
+    where = "where user_id = ? and message_id = ?"
+    row = cast(int | None, db.execute(f"select id from conversations {where}", (user_id, message_id)).get)
+    # What was forgotten meanwhile doesn't live on in here.
+    if row is None or not db.execute(f"select 1 from conversations {where}", (user_id, context.previous)).get:
+        return
+    db.execute("update conversations set previous = ? where id = ?", (context.previous, row))
+    _put_context(db, row, user_id, message_id, context.text, vector)
 
 
 def _put_context(db: apsw.Connection, row: int, user_id: str, message_id: str, text: str, vector: bytes | None) -> None:
+    remove(db, contexts_of(user_id), "message_id = ?", message_id)
     insert(db, "contexts", {"id": row, "message_id": message_id, "user_id": user_id, "text": text})
     index(db, contexts_of(user_id), [(row, text, vector)])
 
@@ -60,7 +65,6 @@ def remove_all(db: apsw.Connection, user_id: str, ids: list[str]) -> None:
     where = "where user_id = ? and previous in (select value from json_each(?))"
     among = (user_id, json.dumps(ids))
     for one in select(db, "id, message_id, text", f"from conversations {where}", among):
-        remove(db, contexts_of(user_id), "message_id = ?", one["message_id"])
         vector = db.execute("select embedding from conversations_vectors where id = ?", (one["id"],)).get
         _put_context(db, one["id"], user_id, one["message_id"], one["text"], cast(bytes | None, vector))
     db.execute(f"update conversations set previous = null {where}", among)
@@ -74,13 +78,19 @@ def read(db: apsw.Connection, user_id: str, message_id: str, dimensions: int) ->
     return None
 
 
-def before(db: apsw.Connection, place: MessagePlace) -> PreviousMessage | None:
+def before(db: apsw.Connection, user_id: str, message_id: str) -> PreviousMessage | None:
+    mine = (user_id, message_id)
+    at = db.execute(
+        "select conversation_id, timestamp, id from conversations where user_id = ? and message_id = ?", mine
+    )
+    place = at.fetchone()
+    if place is None:
+        return None
     rest = (
-        "from conversations where user_id = ? and conversation_id = ? and timestamp <= ? and message_id <> ? "
+        "from conversations where user_id = ? and conversation_id = ? and (timestamp, id) < (?, ?) "
         "order by timestamp desc, id desc limit 1"
     )
-    at = (place.user_id, place.conversation_id, micros(place.timestamp), place.message_id)
-    found = select(db, "message_id, text", rest, at)
+    found = select(db, "message_id, text", rest, (user_id, *place))
     return PreviousMessage(**found[0]) if found else None
 
 

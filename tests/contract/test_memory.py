@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from activities.bedrock import BedrockText
+from activities.bedrock import BedrockEmbeddings, BedrockText
 from activities.memory import MAX_RECALL_BYTES, MemoryActivities
 from activities.models import EmbeddingModel, MemoryQuery, Message, pack_vector
 from activities.store.base import OpenedStore
@@ -21,7 +21,9 @@ async def store(tmp_path: Path) -> AsyncIterator[OpenedStore]:
 
 
 async def test_a_recollection_fits_a_payload_and_keeps_the_best(store: OpenedStore) -> None:
-    memory = MemoryActivities(store, BedrockText("local.extractive", None, "http://127.0.0.1:1"), budget=10)
+    nowhere = "http://127.0.0.1:1"
+    embeddings = BedrockEmbeddings("local.multilingual-e5-small", None, None, nowhere)
+    memory = MemoryActivities(store, embeddings, BedrockText("local.extractive", None, nowhere), budget=10)
     for number in range(60):
         await memory.store_message(
             Message(

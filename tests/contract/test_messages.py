@@ -7,26 +7,18 @@ from pathlib import Path
 import apsw
 import pytest
 
-from activities.models import EmbeddingModel, ForgetTarget, Message, MessageContext, MessagePlace
+from activities.models import EmbeddingModel, ForgetTarget, Message, MessageContext
 from activities.store.base import Store
 from activities.store.sqlite import SqliteStore
 from activities.store.sqlite_schema import _REEMBEDDING, _SCHEMA
 from tests.contract.records import EAST, MODEL, NOON, NORTH, NOWHERE, WEST, downgrade, fails, message, retrieval
 
 
-def place(message_id: str = "new", minute: int = 0, user: str = "ann", conversation: str = "c") -> MessagePlace:
-    return MessagePlace(
-        message_id=message_id,
-        user_id=user,
-        conversation_id=conversation,
-        timestamp=NOON + timedelta(minutes=minute),
-    )
-
-
-def following(one: Message, previous: str, text: str, embedding: bytes = NOWHERE) -> Message:
-    """A message in the context of the one before it."""
+async def put_following(store: Store, one: Message, previous: str, text: str, embedding: bytes = NOWHERE) -> None:
+    """Store a message, and its context: the one before it, with a text."""
+    await store.put_message(one)
     context = MessageContext(previous=previous, text=f"{text}\n{one.text}", embedding=embedding)
-    return one.model_copy(update={"context": context})
+    await store.put_context(one.user_id, one.message_id, context)
 
 
 async def found(store: Store, text: str = "", embedding: bytes = NOWHERE, user: str = "ann") -> list[str]:
@@ -34,32 +26,34 @@ async def found(store: Store, text: str = "", embedding: bytes = NOWHERE, user: 
     return [one.message_id for one in recollection.related_conversation]
 
 
-async def before(store: Store, at: MessagePlace) -> tuple[str, str] | None:
-    found = await store.message_before(at)
-    return (found.message_id, found.text) if found else None
+async def before(store: Store, message_id: str, user: str = "ann") -> str | None:
+    found = await store.message_before(user, message_id)
+    return found.message_id if found else None
 
 
 async def test_the_message_before_is_the_last_one_until_then_in_the_conversation(store: Store) -> None:
-    assert await before(store, place()) is None
     for minute in (0, 4, 2):
         await store.put_message(message(f"m{minute}", f"text {minute}", minute=minute))
-    await store.put_message(message("later", "said at the same time", minute=2))
+    await store.put_message(message("same time", "said at the same time", minute=2))
     await store.put_message(message("elsewhere", minute=3, conversation="d"))
     await store.put_message(message("another's", minute=3, user="bob"))
 
-    assert await before(store, place(minute=9)) == ("m4", "text 4")
-    assert await before(store, place(minute=3)) == ("later", "said at the same time")
-    assert await before(store, place(minute=2)) == ("later", "said at the same time")
-    assert await before(store, place(minute=1)) == ("m0", "text 0")
-    assert await before(store, place(minute=-1)) is None
-    assert await before(store, place("m4", minute=4)) == ("later", "said at the same time")
-    assert await before(store, place("m0")) is None
+    assert await before(store, "m4") == "same time"
+    assert await before(store, "same time") == "m2"
+    assert await before(store, "m2") == "m0"
+    assert await before(store, "m0") is None
+    assert await before(store, "elsewhere") is None
+    assert await before(store, "m4", user="bob") is None
+    assert await before(store, "nowhere") is None
+    found = await store.message_before("ann", "same time")
+    assert found is not None
+    assert found.text == "text 2"
 
 
 async def test_a_message_is_found_by_what_the_one_before_it_says(store: Store) -> None:
     await store.put_message(message("question", "Which fruit do you like?"))
     answer = message("answer", "Those that grow at my aunt's.", NOWHERE, minute=1)
-    await store.put_message(following(answer, "question", "Which fruit do you like?", EAST))
+    await put_following(store, answer, "question", "Which fruit do you like?", EAST)
     await store.put_message(message("other", "Nothing of that.", WEST, minute=2))
 
     assert await found(store, "fruit") == ["question", "answer"]
@@ -71,7 +65,7 @@ async def test_a_message_before_that_is_gone_or_anothers_is_no_context(store: St
     await store.put_message(message("bobs", "a secret plum", user="bob"))
     for previous in ("gone", "bobs"):
         answer = message("answer", "Yes, it is.", NOWHERE)
-        await store.put_message(following(answer, previous, "a secret plum", EAST))
+        await put_following(store, answer, previous, "a secret plum", EAST)
         assert await found(store, "plum", EAST) == []
         assert await found(store, "yes") == ["answer"]
 
@@ -80,21 +74,38 @@ async def test_a_message_stored_again_has_its_new_context_alone(store: Store) ->
     for name, text in (("a", "plum"), ("b", "cherry")):
         await store.put_message(message(name, text, NOWHERE))
     for previous, text in (("a", "plum"), ("b", "cherry")):
-        await store.put_message(following(message("m", "yes", NOWHERE, minute=1), previous, text, EAST))
+        await put_following(store, message("m", "yes", NOWHERE, minute=1), previous, text, EAST)
     assert await found(store, "plum") == ["a"]
     assert await found(store, "cherry") == ["b", "m"]
 
+    # As it was, it keeps its context; with another text, or elsewhere, it has none yet.
     await store.put_message(message("m", "yes", NOWHERE, minute=1))
-    assert await found(store, "cherry") == ["b"]
+    assert await found(store, "cherry") == ["b", "m"]
+    assert await found(store, "", EAST) == ["m"]
+    for text, conversation in (("yes, I do", "c"), ("yes", "d")):
+        await store.put_message(message("m", text, NOWHERE, 1, conversation=conversation))
+        assert await found(store, "cherry") == ["b"]
+        assert await found(store, "", EAST) == []
+        assert await found(store, "yes") == ["m"]
+        await put_following(store, message("m", "yes", NOWHERE, minute=1), "b", "cherry", EAST)
+
+
+async def test_a_message_that_is_gone_gets_no_context(store: Store) -> None:
+    await store.put_message(message("a", "plum", NOWHERE))
+    context = MessageContext(previous="a", text="plum\nyes", embedding=EAST)
+    await store.put_message(message("bobs", "yes", NOWHERE, user="bob"))
+    for gone in ("gone", "bobs"):
+        await store.put_context("ann", gone, context)
+    assert await found(store, "plum") == ["a"]
     assert await found(store, "", EAST) == []
-    assert await found(store, "yes") == ["m"]
+    assert await found(store, "plum", EAST, user="bob") == []
 
 
 async def test_a_forgotten_message_is_nobodys_context(store: Store) -> None:
     await store.put_message(message("question", "a secret plum", EAST))
     answer = message("answer", "Yes, it is.", NORTH, minute=1)
-    await store.put_message(following(answer, "question", "a secret plum", EAST))
-    await store.put_message(following(message("thanks", "Thanks!", WEST, minute=2), "answer", "Yes, it is.", NORTH))
+    await put_following(store, answer, "question", "a secret plum", EAST)
+    await put_following(store, message("thanks", "Thanks!", WEST, minute=2), "answer", "Yes, it is.", NORTH)
 
     await store.forget(ForgetTarget(user_id="ann", ids=["question"]), 100)
 
@@ -118,7 +129,7 @@ async def test_a_message_that_is_forgotten_while_the_next_is_stored_stays_forgot
         await store.put_message(question)
         answer = message(f"answer {attempt}", "Yes, it is.", NOWHERE, minute=1)
         await asyncio.gather(
-            store.put_message(following(answer, question.message_id, "a secret plum")),
+            put_following(store, answer, question.message_id, "a secret plum"),
             store.forget(ForgetTarget(user_id="ann", ids=[question.message_id]), 100),
         )
         assert await found(store, "plum") == []
@@ -155,7 +166,7 @@ async def test_messages_of_an_older_file_are_found_as_before(tmp_path: Path, is_
     store = SqliteStore(file)
     await store.open(MODEL)
     new = message("new", "yes", NORTH, minute=1)
-    await store.put_message(following(new, "old", "plum", EAST))
+    await put_following(store, new, "old", "plum", EAST)
 
     assert await found(store, "plum") == (["old", "new"] if is_filled else [])
     assert await found(store, "", EAST) == (["old", "new"] if is_filled else ["new"])

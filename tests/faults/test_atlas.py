@@ -441,7 +441,7 @@ async def test_a_worker_killed_in_mid_write_is_taken_over_and_each_record_is_the
             await until_up(client)
             # Of the one the server has stored the record, of the other it never hears.
             calls: list[asyncio.Task[CallToolResult]] = []
-            stages: list[tuple[str, Moment]] = [("commitTransaction", "done"), ("update", "asked")]
+            stages: list[tuple[str, Moment]] = [("commitTransaction", "done"), ("findAndModify", "asked")]
             for written, moment in stages:
                 trap = wire.hold(written, moment)
                 held_up.callback(trap.open)

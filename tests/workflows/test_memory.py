@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,16 @@ from workflows.worker import build_worker
 EAST = pack_vector([1, 0, 0])
 
 
+class Eastward(BedrockEmbeddings):
+    """Gives every text the same vector."""
+
+    def __init__(self) -> None:
+        super().__init__("amazon.titan-embed-text-v2:0", 256, "eu-central-1", None)
+
+    async def embed(self, texts: Sequence[str], side: Side) -> list[bytes]:
+        return [EAST for _ in texts]
+
+
 class Judging(MemoryActivities):
     """The activities, but for a message that can't be judged."""
 
@@ -64,7 +75,7 @@ async def activities(
 ) -> AsyncIterator[MemoryActivities]:
     """The activities, which a worker on a task queue of the user's own runs."""
     text = BedrockText("local.extractive", None, stack.models)
-    activities = Judging(store, text, budget=1000)
+    activities = Judging(store, Eastward(), text, budget=1000)
     async with build_worker(temporal, user, [activities, SummaryActivities(store, text)]):
         yield activities
 
@@ -85,7 +96,9 @@ def said(user: str, number: int) -> Message:
 async def pass_on(temporal: Client, activities: MemoryActivities, user: str, message_id: str) -> None:
     environment = ActivityEnvironment(temporal)
     environment.info = dataclasses.replace(environment.info, task_queue=user)
-    message = StoredMessage(user_id=user, message_id=message_id, conversation_id="c", significant=True)
+    message = StoredMessage(
+        user_id=user, message_id=message_id, conversation_id="c", significant=True, contexts=[message_id]
+    )
     await environment.run(activities.pass_on_message, message)
 
 
@@ -102,6 +115,14 @@ async def sources(store: OpenedStore, user: str) -> list[list[str]]:
         user_id=user, text="", limit=100, embedding=EAST, retrieval_id="r", now=datetime(2026, 5, 4, tzinfo=UTC)
     )
     return sorted(one.source_messages for one in (await (await store()).recall(query)).similar_memories)
+
+
+async def contexts(store: OpenedStore) -> list[str]:
+    """The texts by which messages are found besides their own, of messages that have one before them."""
+    other, opened = EmbeddingModel(model_id="other", dimensions=2), await store()
+    await opened.begin_reembedding(other)
+    texts = [record.text for record in await opened.texts_to_embed(other, "contexts", 100)]
+    return sorted(text for text in texts if "\n" in text)
 
 
 async def test_a_message_that_fails_or_is_gone_does_not_keep_the_others_waiting(
@@ -137,6 +158,8 @@ async def test_messages_of_a_burst_are_gathered_before_the_first_is_looked_at(
     before = kinds[: kinds.index(EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED)]
     assert before.count(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED) == 3
     assert await sources(store, user) == [["m0"], ["m1"], ["m2"], ["m3"]]
+    lines = [said(user, number).text for number in range(4)]
+    assert await contexts(store) == [f"{one}\n{other}" for one, other in pairwise(lines)]
 
 
 async def test_nothing_is_lost_where_it_continues_as_new_while_messages_come(
@@ -161,6 +184,7 @@ async def test_nothing_is_lost_where_it_continues_as_new_while_messages_come(
     assert started.workflow_execution_started_event_attributes.continued_execution_run_id
     [summary] = await (await store()).summaries(user, ["c"])
     assert summary.messages == len(messages)
+    assert len(await contexts(store)) == len(messages) - 1
 
 
 async def test_users_and_deployments_have_a_workflow_each() -> None:
@@ -172,7 +196,7 @@ class Interrupted(MemoryActivities):
     """The activities, of which each step of consolidation is cut off once after its work is done."""
 
     def __init__(self, store: OpenedStore, text: BedrockText) -> None:
-        super().__init__(store, text, budget=1000)
+        super().__init__(store, Eastward(), text, budget=1000)
         self.interrupted: set[str] = set()
 
     def _interrupt(self, name: str) -> None:
@@ -199,19 +223,12 @@ class Interrupted(MemoryActivities):
         return stored
 
 
-class Eastward(BedrockEmbeddings):
-    """Gives every text the same vector."""
-
-    async def embed(self, texts: Sequence[str], side: Side) -> list[bytes]:
-        return [EAST for _ in texts]
-
-
 async def test_a_consolidation_that_is_cut_off_at_every_step_is_done_once(
     temporal: Client, stack: Addresses, store: OpenedStore, user: str
 ) -> None:
     text = BedrockText("local.extractive", None, stack.models)
     activities = Interrupted(store, text)
-    embedding = BedrockActivities(Eastward("amazon.titan-embed-text-v2:0", 256, "eu-central-1", None))
+    embedding = BedrockActivities(Eastward())
     places = ["Oslo", "Oslo near the harbour", "Oslo near the harbour with Ada"]
     async with build_worker(temporal, user, [activities, embedding, SummaryActivities(store, text)]):
         for number, place in enumerate(places):
