@@ -11,7 +11,7 @@ from activities.store.base import document_id, mismatch
 from activities.store.sqlite_shares import rebuild
 from activities.store.times import micros
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 # vec0 allocates a whole chunk for each partition, so a user with one vector pays for this many. Smaller chunks didn't
 # search slower in measurements down to 16; at 384 dimensions 32 costs a new user 50 KB, 256 costs 400 KB.
@@ -257,6 +257,8 @@ def upgrade(db: apsw.Connection) -> None:
         _list_sources(db)
     if version < 5:
         _part_shares(db)
+    if version < 6:
+        db.execute("create index contexts_user on contexts(user_id)")
     if version < SCHEMA_VERSION:
         db.pragma("user_version", SCHEMA_VERSION)
 

@@ -171,7 +171,7 @@ def downgrade(file: Path) -> None:
 
 def without_shares(db: apsw.Connection) -> None:
     """Both indexes as releases with schema 4 had them: one of the words of all users, and vec0 for every table."""
-    db.execute("drop table shares; drop table codes")
+    db.execute("drop table shares; drop table codes; drop index contexts_user")
     users = {"documents": "user_id, collection", "conversations": "user_id", "contexts": "user_id"}
     for table, columns in (users | {"memory_nodes": "user_id"}).items():
         dimensions = db.execute("select dimensions from collections where name = ?", (table,)).get

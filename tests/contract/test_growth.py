@@ -1,16 +1,33 @@
 """Large shares of the embedded store, made so by lower limits, and files of the release that had no shares."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import apsw
 import numpy as np
 import pytest
 import sqlite_vec
 
-from activities.models import pack_vector
+from activities.models import ListMemoriesParams, MessageContext, pack_vector
 from activities.store import sqlite_codes, sqlite_search, sqlite_shares
 from activities.store.sqlite import SqliteStore
-from tests.contract.records import MODEL, chunk, found, message, put, retrieval, search, without_shares
+from activities.store.sqlite_database import Database
+from tests.contract.records import (
+    EAST,
+    MODEL,
+    NOON,
+    chunk,
+    entry,
+    form,
+    found,
+    memory,
+    message,
+    put,
+    retrieval,
+    search,
+    without_shares,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -143,3 +160,53 @@ async def test_a_file_without_shares_is_upgraded(file: Path, monkeypatch: pytest
     await put(store, chunk("new", "plum"))
     assert "new" in await found(store, "plum", limit=50)
     await store.close()
+
+
+async def test_no_call_reads_the_records_of_everybody(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    statements: set[str] = set()
+    transact = Database._transact
+
+    def traced(database: Database, mode: str, work: Any) -> Any:
+        connection = database._connection(create=False)
+        connection.exec_trace = note
+        return transact(database, mode, work)
+
+    def note(cursor: apsw.Cursor, statement: str, bindings: Any) -> bool:
+        statements.add(statement)
+        return True
+
+    store = await opened(file)
+    monkeypatch.setattr(Database, "_transact", traced)
+    await put_numbers(store, range(20))
+    for minute in range(2):
+        await store.put_message(message(f"m{minute}", "plum pear", EAST, minute))
+    assert await store.message_before("ann", "m1")
+    await store.put_context("ann", "m1", MessageContext(previous="m0", text="plum pear", embedding=EAST))
+    for name in ("x", "y"):
+        await form(store, memory(name, importance=0.4), 0.9)
+    assert await store.surroundings("ann", "x")
+    assert (await store.recall(retrieval("plum"))).similar_memories
+    assert (await store.read_conversation("ann", "c", 5))[0]
+    assert (await store.list_memories(ListMemoriesParams(user_id="ann"), NOON))[0]
+    await store.put_cache_entry(entry("e", "hash"))
+    assert await store.nearest_cached("ann", EAST, NOON)
+    assert await store.cached_answer("ann", "hash", NOON)
+    assert await found(store, "plum", QUERY)
+    monkeypatch.undo()
+
+    def scans(db: apsw.Connection) -> set[tuple[str, str]]:
+        db.exec_trace = None
+        return {
+            (table, statement)
+            for statement in statements
+            if statement.startswith(("select", "insert", "update", "delete"))
+            for *_, step in db.execute(f"explain query plan {statement}", (None,) * statement.count("?"))
+            # One of a virtual table, or by an index, says so.
+            for table in re.findall(r"^SCAN (\w+)$", step)
+        }
+
+    kept = await store._read(scans)
+    await store.close()
+    assert len(statements) > 30
+    # A row for each collection, and a subquery.
+    assert {table for table, _ in kept} == {"collections", "m"}, kept
