@@ -247,10 +247,11 @@ def same_statement(left: str, right: str) -> bool:
     return len(contents) > 0 and _rotated(contents, other.contents)
 
 
-def statement_keys(text: str) -> list[Hashable]:
+@lru_cache(maxsize=4096)
+def statement_keys(text: str) -> tuple[Hashable, ...]:
     """What texts that say the same have at least one of in common, so that not all of them need be compared."""
     statement = read(text)
-    return [statement.plain, tuple(sorted(statement.contents))]
+    return statement.plain, tuple(sorted(statement.contents))
 
 
 def same_matter(left: str, right: str) -> bool:

@@ -39,6 +39,8 @@ with workflow.unsafe.imports_passed_through():
 MODEL_ATTEMPT = timedelta(minutes=2)
 """How long one attempt of a step may take in which a text model is asked, perhaps twice."""
 
+A_MOMENT = timedelta(milliseconds=1)
+
 STEPS_AT_ONCE = 20
 """After how many messages and summaries a new workflow task is begun: what one reports to the server is bounded."""
 
@@ -111,9 +113,9 @@ class UserMemoryWorkflow:
         # Nothing is awaited between the last look and the end, and Temporal takes neither the end nor a continuation
         # while there is a signal that this hasn't seen.
         done = 0
-        while self._contexts or self._forming or self._summarising:
+        while self._is_anything_left or await self._has_more_come():
             if done and done % STEPS_AT_ONCE == 0:
-                await workflow.sleep(timedelta(milliseconds=1))
+                await workflow.sleep(A_MOMENT)
             done += 1
             if workflow.info().is_continue_as_new_suggested():
                 left = {"forming": self._forming, "summarising": self._summarising, "contexts": self._contexts}
@@ -134,6 +136,19 @@ class UserMemoryWorkflow:
                     raise
                 # What can't be mended, or not within WRITE_GIVE_UP, doesn't keep the others waiting.
                 workflow.logger.exception("a step for the user's memory is left out")
+
+    @property
+    def _is_anything_left(self) -> bool:
+        return bool(self._contexts or self._forming or self._summarising)
+
+    async def _has_more_come(self) -> bool:
+        """Begin a new workflow task, which tells of the messages that came while the last one ran.
+
+        A workflow that tries to end while there are any takes no more of them until it has done what it has to do then:
+        whoever stores a message would wait for that.
+        """
+        await workflow.sleep(A_MOMENT)
+        return self._is_anything_left
 
     async def _put_in_context(self) -> None:
         """Have messages be found together with the ones before them too, those of a burst in one step."""

@@ -1,7 +1,8 @@
 """Messages in the embedded store: each findable alone and together with the one before it."""
 
 import json
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import cast
 
 import apsw
 
@@ -11,6 +12,7 @@ from activities.models import (
     MemoryQuery,
     Message,
     MessageContext,
+    MessageType,
     PreviousMessage,
     RelatedMessage,
 )
@@ -19,7 +21,7 @@ from activities.store.relevance import LABEL_CHARACTERS, Candidate, rank_message
 from activities.store.sqlite_records import insert, select
 from activities.store.sqlite_search import legs
 from activities.store.sqlite_shares import contexts_of, index, messages_of, remove
-from activities.store.times import micros
+from activities.store.times import micros, moment
 
 
 def put(db: apsw.Connection, message: Message, vector: bytes | None) -> None:
@@ -126,20 +128,40 @@ def related(db: apsw.Connection, query: MemoryQuery, vector: bytes | None) -> li
     candidates = [Candidate(one["message_id"], one["previous"], one["text"], one["timestamp"]) for one in found]
     ranked = rank_messages(query.text, query.now, searches, candidates)
     best = dict(ranked[: query.limit])
-    columns = "id, message_id, conversation_id, message_type, text, timestamp"
+    ids = json.dumps(list(best))
+    columns = "message_id, conversation_id, message_type, text, timestamp"
     among = "from conversations where message_id in (select value from json_each(?))"
-    shown = {one["message_id"]: one for one in select(db, columns, among, (json.dumps(list(best)),))}
-    return [_with_neighbours(db, query.user_id, shown[message_id], score) for message_id, score in best.items()]
-
-
-def _with_neighbours(db: apsw.Connection, user_id: str, found: dict[str, Any], score: float) -> RelatedMessage:
-    """A message, given by its columns, with those around it."""
-    at = (user_id, found["conversation_id"], micros(found["timestamp"]), found.pop("id"), NEIGHBOURS)
-    sides: list[list[ContextMessage]] = []
-    for sign, order in (("<", "desc"), (">", "asc")):
-        rest = (
-            "from conversations where user_id = ? and conversation_id = ? "
-            f"and (timestamp, id) {sign} (?, ?) order by timestamp {order}, id {order} limit ?"
+    shown = {one["message_id"]: one for one in select(db, columns, among, (ids,))}
+    before, after = _neighbours(db, ids, "<", "desc"), _neighbours(db, ids, ">", "asc")
+    return [
+        RelatedMessage(
+            **shown[message_id],
+            score=score,
+            before=before.get(message_id, [])[::-1],
+            after=after.get(message_id, []),
         )
-        sides.append([ContextMessage(**one) for one in select(db, "message_type, text, timestamp", rest, at)])
-    return RelatedMessage(**found, score=score, before=sides[0][::-1], after=sides[1])
+        for message_id, score in best.items()
+    ]
+
+
+def _neighbours(db: apsw.Connection, ids: str, sign: str, order: str) -> dict[str, list[ContextMessage]]:
+    """The messages on one side of each of some messages in their conversations, nearest first.
+
+    Args:
+        ids: A JSON array.
+        sign: `<` for those before them, which is `desc` in order, or `>` for those after them, `asc`.
+    """
+    # All at once: a statement of its own for either side of each message took a tenth of a recollection.
+    rows = db.execute(
+        "select m.message_id, n.message_type, n.text, n.timestamp from conversations m "
+        "join conversations n on n.id in (select id from conversations where user_id = m.user_id "
+        f"and conversation_id = m.conversation_id and (timestamp, id) {sign} (m.timestamp, m.id) "
+        f"order by timestamp {order}, id {order} limit ?) "
+        f"where m.message_id in (select value from json_each(?)) order by n.timestamp {order}, n.id {order}",
+        (NEIGHBOURS, ids),
+    )
+    found: dict[str, list[ContextMessage]] = {}
+    for message_id, message_type, text, timestamp in cast(Iterable[tuple[str, MessageType, str, int]], rows):
+        neighbour = ContextMessage(message_type=message_type, text=text, timestamp=moment(timestamp))
+        found.setdefault(message_id, []).append(neighbour)
+    return found

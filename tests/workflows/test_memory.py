@@ -162,6 +162,38 @@ async def test_messages_of_a_burst_are_gathered_before_the_first_is_looked_at(
     assert await contexts(store) == [f"{one}\n{other}" for one, other in pairwise(lines)]
 
 
+class Waiting(MemoryActivities):
+    """The activities, of which the last of a message waits until it is let go."""
+
+    def __init__(self, store: OpenedStore, text: BedrockText) -> None:
+        super().__init__(store, Eastward(), text, budget=1000)
+        self.reached, self.let_go = asyncio.Event(), asyncio.Event()
+
+    @activity.defn
+    async def prune_memories(self, user_id: str) -> int:
+        self.reached.set()
+        await self.let_go.wait()
+        return await super().prune_memories(user_id)
+
+
+async def test_an_end_is_not_tried_while_there_are_messages_that_it_would_keep_waiting(
+    temporal: Client, stack: Addresses, store: OpenedStore, user: str
+) -> None:
+    text = BedrockText("local.extractive", None, stack.models)
+    activities = Waiting(store, text)
+    async with build_worker(temporal, user, [activities, SummaryActivities(store, text)]):
+        for number in range(2):
+            await activities.store_message(said(user, number))
+            await pass_on(temporal, activities, user, f"m{number}")
+            await activities.reached.wait()
+        activities.let_go.set()
+        kinds = [event.event_type for event in await settled(temporal, user)]
+
+    assert EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED not in kinds
+    assert EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED in kinds
+    assert await sources(store, user) == [["m0"], ["m1"]]
+
+
 async def test_nothing_is_lost_where_it_continues_as_new_while_messages_come(
     temporal: Client,
     store: OpenedStore,
