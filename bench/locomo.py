@@ -33,10 +33,13 @@ from typing import Any, NamedTuple
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
+from activities.memory import memory_workflow_id
 from activities.store.fusion import fuse
 from activities.store.relevance import scaled
 from mcp_server.demo import embedded_environment
 from mcp_server.local.stack import leased
+from mcp_server.runtime import connect_embedded
+from mcp_server.settings import Settings
 
 CATEGORIES = (1, 2, 3, 4)
 """Multi-hop, temporal, open-domain and single-hop questions; those of category 5 have no answer."""
@@ -197,7 +200,10 @@ async def measure(conversations: Sequence[Conversation]) -> list[tuple[Question,
         line = [sys.executable, "-m", "mcp_server.cli"]
         server = StdioServerParameters(command=line[0], args=[*line[1:], "serve"], env=environment, cwd=home)
         results: list[tuple[Question, Measured]] = []
-        async with leased(home, ["temporal", "models"]), Client(stdio_client(server)) as client:
+        async with leased(home, ["temporal", "models"]) as addresses, Client(stdio_client(server)) as client:
+            assert addresses.temporal is not None
+            temporal = await connect_embedded(addresses.temporal)
+            queue = Settings(durable_context_home=home).temporal_task_queue
             names: dict[str, str] = {}
             for conversation in conversations:
                 documents = corpus / conversation.user
@@ -211,6 +217,8 @@ async def measure(conversations: Sequence[Conversation]) -> list[tuple[Question,
                 names |= await store(client, conversation)
                 if await ingest.wait():
                     raise RuntimeError("the turns can't be ingested: see above")
+                # By then each turn is found together with the one before it, too.
+                await temporal.get_workflow_handle(memory_workflow_id(queue, conversation.user)).result()
                 print(f"stored {conversation.user}: {len(conversation.turns)} turns", file=sys.stderr, flush=True)
             for conversation in conversations:
                 at = {(f"{turn.time:%Y-%m-%dT%H:%M:%SZ}", turn.text): turn.name for turn in conversation.turns}

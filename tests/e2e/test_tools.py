@@ -122,7 +122,9 @@ async def test_retrieve_memory_finds_a_message_by_meaning_with_its_surroundings(
     assert found["summary_model"] == "local.extractive"
 
 
-async def test_an_answer_is_found_by_the_question_before_it(client: Client, user: str) -> None:
+async def test_an_answer_is_found_by_the_question_before_it(
+    client: Client, temporal: TemporalClient, user: str
+) -> None:
     for minute, (kind, text) in enumerate(
         [
             ("ai", "Which instrument does your daughter play?"),
@@ -133,6 +135,7 @@ async def test_an_answer_is_found_by_the_question_before_it(client: Client, user
         ]
     ):
         await remember(client, user, text, message_type=kind, timestamp=f"2026-05-03T09:0{minute}:00Z")
+    await settled(temporal, user)
 
     question = {"text": "Which instrument does the daughter play?", "user_id": user, "limit": 2}
     found = content(await client.call_tool("retrieve_memory", question))
