@@ -239,11 +239,25 @@ class MemoryActivities:
                 if message is not None and before is not None:
                     text = f"{before.text[-CONTEXT_CHARACTERS:]}\n{message.text}"
                     contexts.append((message_id, before.message_id, text))
-            side = EMBEDDED["contexts"].side
-            vectors = await self._embeddings.embed([text for *_, text in contexts], side) if contexts else []
+            vectors = await self._embedded([text for *_, text in contexts])
             for (message_id, previous, text), vector in zip(contexts, vectors, strict=True):
-                context = MessageContext(previous=previous, text=text, embedding=vector)
-                await store.put_context(keys.user_id, message_id, context)
+                if vector is not None:
+                    context = MessageContext(previous=previous, text=text, embedding=vector)
+                    await store.put_context(keys.user_id, message_id, context)
+
+    async def _embedded(self, contexts: list[str]) -> list[bytes | None]:
+        """Vectors of contexts; None of one that the model refuses, which keeps the others from nothing."""
+        if not contexts:
+            return []
+        try:
+            return [*await self._embeddings.embed(contexts, EMBEDDED["contexts"].side)]
+        except ApplicationError as error:
+            if error.type != "rejected":
+                raise
+            if len(contexts) == 1:
+                activity.logger.warning("the embedding model refuses a message's context: it is found alone")
+                return [None]
+            return [vector for context in contexts for vector in await self._embedded([context])]
 
     @activity.defn
     async def assess_message(self, key: MessageKey) -> Assessment | None:

@@ -43,12 +43,14 @@ EAST = pack_vector([1, 0, 0])
 
 
 class Eastward(BedrockEmbeddings):
-    """Gives every text the same vector."""
+    """Gives every text the same vector, and refuses some."""
 
     def __init__(self) -> None:
         super().__init__("amazon.titan-embed-text-v2:0", 256, "eu-central-1", None)
 
     async def embed(self, texts: Sequence[str], side: Side) -> list[bytes]:
+        if any("unspeakable" in text for text in texts):
+            raise failure("rejected", "the model refuses it")
         return [EAST for _ in texts]
 
 
@@ -137,6 +139,19 @@ async def test_a_message_that_fails_or_is_gone_does_not_keep_the_others_waiting(
     assert await sources(store, user) == [["m1"]]
     [summary] = await (await store()).summaries(user, ["c"])
     assert summary.messages == 1
+
+
+async def test_a_context_that_cannot_be_embedded_keeps_no_others_from_theirs(
+    temporal: Client, store: OpenedStore, activities: MemoryActivities, user: str
+) -> None:
+    lines = ["Hello.", "An unspeakable thing.", "What is?", "Never mind."]
+    for number, line in enumerate(lines):
+        await activities.store_message(said(user, number).model_copy(update={"text": line}))
+    for number in range(len(lines)):
+        await pass_on(temporal, activities, user, f"m{number}")
+    await settled(temporal, user)
+
+    assert await contexts(store) == ["What is?\nNever mind."]
 
 
 async def test_messages_of_a_burst_are_gathered_before_the_first_is_looked_at(
