@@ -12,7 +12,7 @@ from temporalio.exceptions import ApplicationError, FailureError, is_cancelled_e
 
 with workflow.unsafe.imports_passed_through():
     from activities.conversation import MOVED, ConversationActivities, conversation_workflow_id
-    from activities.documents import FETCH_ATTEMPTS, DocumentActivities
+    from activities.documents import FETCH_ATTEMPTS, DocumentActivities, fetched_content
     from activities.errors import KINDS
     from activities.models import (
         DEFAULT_COLLECTION,
@@ -37,7 +37,15 @@ with workflow.unsafe.imports_passed_through():
     from activities.summaries import SummaryActivities
     from activities.turn import tokens_of
     from workflows.images import ImageProcessingWorkflow
-    from workflows.steps import DURABLY, HEARTBEAT, READ_GIVE_UP, WRITE_GIVE_UP, step
+    from workflows.steps import (
+        DURABLY,
+        HEARTBEAT,
+        READ_GIVE_UP,
+        TO_ITS_END,
+        WRITE_GIVE_UP,
+        end_if_cancelled,
+        step,
+    )
     from workflows.turn import Turn
 
 MOST_CARRIED = 200_000
@@ -380,6 +388,7 @@ class ConverseWorkflow:
             wait=params.wait,
         )
         try:
+            end_if_cancelled()
             return await workflow.execute_activity_method(
                 ConversationActivities.send_message,
                 send,
@@ -388,7 +397,7 @@ class ConverseWorkflow:
                 heartbeat_timeout=HEARTBEAT,
                 retry_policy=DURABLY,
                 # Once it has ended, it sends the message no more.
-                cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+                cancellation_type=TO_ITS_END,
             )
         except (FailureError, asyncio.CancelledError) as error:
             if is_cancelled_exception(error):
@@ -408,19 +417,22 @@ class ConverseWorkflow:
         contents = [source.content] if source.content is not None else []
         try:
             if source.url is not None:
+                contents.append(fetched_content(workflow.info().workflow_id, source))
                 source = await workflow.execute_activity_method(
                     DocumentActivities.fetch_source,
                     SourceParams(user_id=params.user_id, collection=DEFAULT_COLLECTION, source=source, roots=[]),
                     start_to_close_timeout=timedelta(minutes=10),
                     heartbeat_timeout=HEARTBEAT,
                     retry_policy=_FETCHING,
+                    cancellation_type=TO_ITS_END,
                 )
-                contents.append(str(source.content))
+                end_if_cancelled()
             return await workflow.execute_child_workflow(
                 ImageProcessingWorkflow.run,
                 ImageParams(source=source, roots=params.roots, files_queue=params.files_queue),
             )
         except FailureError as error:
+            end_if_cancelled()
             if is_cancelled_exception(error):
                 raise
             raise _about_image(error) from error

@@ -35,7 +35,16 @@ with workflow.unsafe.imports_passed_through():
         StoredDocument,
     )
     from workflows.images import ImageProcessingWorkflow
-    from workflows.steps import DURABLY, HEARTBEAT, READ_GIVE_UP, WRITE_GIVE_UP, report, step
+    from workflows.steps import (
+        DURABLY,
+        HEARTBEAT,
+        READ_GIVE_UP,
+        TO_ITS_END,
+        WRITE_GIVE_UP,
+        end_if_cancelled,
+        report,
+        step,
+    )
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -51,9 +60,6 @@ REPORT_EVERY = timedelta(seconds=1)
 _FETCHING = RetryPolicy(
     initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30), maximum_attempts=FETCH_ATTEMPTS
 )
-
-_TO_ITS_END = workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
-"""Of what puts a content: dropped before that ended, the content would come after."""
 
 
 @workflow.defn
@@ -97,12 +103,12 @@ class DataIngestionWorkflow:
                 DocumentActivities.list_sources,
                 self._params,
                 self._params.files_queue,
-                cancellation=_TO_ITS_END,
+                cancellation=TO_ITS_END,
             )
         except FailureError:
-            _end_if_cancelled()
+            end_if_cancelled()
             raise
-        _end_if_cancelled()
+        end_if_cancelled()
         assert self._listing is not None
         return self._listing
 
@@ -180,6 +186,7 @@ class DataIngestionWorkflow:
         try:
             return await self._bring_in(source, contents)
         except FailureError as error:
+            end_if_cancelled()
             if is_cancelled_exception(error):
                 raise
             # One bad source never fails the others.
@@ -197,9 +204,9 @@ class DataIngestionWorkflow:
         if source.url is not None:
             contents.append(fetched_content(workflow.info().workflow_id, source))
             source = await _durably(
-                DocumentActivities.fetch_source, self._of(source), retry=_FETCHING, cancellation=_TO_ITS_END
+                DocumentActivities.fetch_source, self._of(source), retry=_FETCHING, cancellation=TO_ITS_END
             )
-            _end_if_cancelled()
+            end_if_cancelled()
         queue = self._params.files_queue if source.path is not None else None
         look = await _durably(DocumentActivities.look_at_source, self._of(source), queue)
         if look.outcome is not None:
@@ -211,7 +218,7 @@ class DataIngestionWorkflow:
                 ImageParams(source=source, roots=self._params.roots, files_queue=self._params.files_queue),
             )
             contents.append(prepared.content)
-            _end_if_cancelled()
+            end_if_cancelled()
             description = await _durably(ImageActivities.describe_image, prepared)
             if description.text is None:
                 return SourceOutcome(source=source.source, status="skipped", reason=description.reason)
@@ -243,13 +250,6 @@ async def _durably(
         retry_policy=retry,
         cancellation_type=cancellation,
     )
-
-
-def _end_if_cancelled() -> None:
-    """What was waited for in spite of a cancellation may have come to a result: nobody wants it any more."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 def _reason(error: BaseException) -> str:

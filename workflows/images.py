@@ -10,7 +10,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.documents import DocumentActivities
     from activities.images import ImageActivities, prepared_content
     from activities.models import ContentNames, ImageParams, PreparedImage
-    from workflows.steps import DURABLY, HEARTBEAT, WRITE_GIVE_UP, step
+    from workflows.steps import DURABLY, HEARTBEAT, TO_ITS_END, WRITE_GIVE_UP, end_if_cancelled, step
 
 
 @workflow.defn
@@ -20,7 +20,7 @@ class ImageProcessingWorkflow:
     @workflow.run
     async def run(self, params: ImageParams) -> PreparedImage:
         try:
-            return await workflow.execute_activity_method(
+            prepared = await workflow.execute_activity_method(
                 ImageActivities.prepare_image,
                 params,
                 task_queue=params.files_queue if params.source.path is not None else None,
@@ -28,9 +28,10 @@ class ImageProcessingWorkflow:
                 schedule_to_close_timeout=WRITE_GIVE_UP,
                 heartbeat_timeout=HEARTBEAT,
                 retry_policy=DURABLY,
-                # Dropped before it ended, the content would come after.
-                cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+                cancellation_type=TO_ITS_END,
             )
+            end_if_cancelled()
+            return prepared
         except (asyncio.CancelledError, FailureError):
             name = prepared_content(workflow.info().workflow_id)
             await step(DocumentActivities.drop_contents, ContentNames(names=[name]))

@@ -1,8 +1,10 @@
 """Memory: store a message, let a memory form from it, and recall what bears on a text."""
 
+import asyncio
 import hashlib
 from collections import deque
 from datetime import timedelta
+from itertools import islice
 
 from temporalio import workflow
 from temporalio.exceptions import FailureError, is_cancelled_exception
@@ -99,6 +101,7 @@ class UserMemoryWorkflow:
         self._forming = deque(params.forming)
         self._summarising = dict.fromkeys(params.summarising)
         self._contexts = deque(params.contexts)
+        self._placing: asyncio.Task[None] | None = None
 
     @workflow.signal
     def message_stored(self, message: StoredMessage) -> None:
@@ -107,12 +110,14 @@ class UserMemoryWorkflow:
             self._forming.append(message.message_id)
         self._summarising[message.conversation_id] = None
         self._contexts.extend(message.contexts)
+        self._place()
 
     @workflow.run
     async def run(self, params: UserMemoryParams) -> None:
         # Nothing is awaited between the last look and the end, and Temporal takes neither the end nor a continuation
         # while there is a signal that this hasn't seen.
         done = 0
+        self._place()
         while self._is_anything_left or await self._has_more_come():
             if done and done % STEPS_AT_ONCE == 0:
                 await workflow.sleep(A_MOMENT)
@@ -122,20 +127,17 @@ class UserMemoryWorkflow:
                 lists = {name: list(ids) for name, ids in left.items()}
                 workflow.continue_as_new(UserMemoryParams(user_id=self._user_id, **lists))
             try:
-                if self._contexts:
-                    await self._put_in_context()
-                elif self._forming:
+                if self._forming:
                     await self._form(self._forming.popleft())
-                else:
+                elif self._summarising:
                     # Last, so that a burst of messages costs a conversation one update.
                     conversation_id = next(iter(self._summarising))
                     del self._summarising[conversation_id]
                     await self._summarise(conversation_id)
+                elif self._placing is not None:
+                    await self._placing
             except FailureError as error:
-                if is_cancelled_exception(error):
-                    raise
-                # What can't be mended, or not within WRITE_GIVE_UP, doesn't keep the others waiting.
-                workflow.logger.exception("a step for the user's memory is left out")
+                _leave_out(error)
 
     @property
     def _is_anything_left(self) -> bool:
@@ -150,11 +152,23 @@ class UserMemoryWorkflow:
         await workflow.sleep(A_MOMENT)
         return self._is_anything_left
 
+    def _place(self) -> None:
+        """Put messages into their contexts, beside the memories: those may have to wait long for the text model."""
+        if self._contexts and (self._placing is None or self._placing.done()):
+            self._placing = asyncio.create_task(self._put_in_context())
+
     async def _put_in_context(self) -> None:
         """Have messages be found together with the ones before them too, those of a burst in one step."""
-        ids = [self._contexts.popleft() for _ in range(min(CONTEXTS_AT_ONCE, len(self._contexts)))]
-        keys = MessageKeys(user_id=self._user_id, message_ids=ids)
-        await step(MemoryActivities.put_in_context, keys, attempt=MODEL_ATTEMPT)
+        while self._contexts:
+            ids = list(islice(self._contexts, CONTEXTS_AT_ONCE))
+            keys = MessageKeys(user_id=self._user_id, message_ids=ids)
+            try:
+                await step(MemoryActivities.put_in_context, keys, attempt=MODEL_ATTEMPT)
+            except FailureError as error:
+                _leave_out(error)
+            # Not before: what isn't done when it continues as new is done then.
+            for _ in ids:
+                self._contexts.popleft()
 
     async def _form(self, message_id: str) -> None:
         """Make a memory of a message that is worth one."""
@@ -194,6 +208,17 @@ class UserMemoryWorkflow:
         )
         if there_may_be_more:
             self._summarising[conversation_id] = None
+
+
+def _leave_out(error: FailureError) -> None:
+    """What can't be mended, or not within WRITE_GIVE_UP, doesn't keep the others waiting.
+
+    Raises:
+        FailureError: where the workflow is cancelled.
+    """
+    if is_cancelled_exception(error):
+        raise error
+    workflow.logger.exception("a step for the user's memory is left out")
 
 
 @workflow.defn

@@ -32,6 +32,8 @@ HEARTBEAT = timedelta(seconds=6)
 _AT_ONCE = RetryPolicy(
     initial_interval=timedelta(milliseconds=50), maximum_interval=timedelta(milliseconds=500), maximum_attempts=3
 )
+TO_ITS_END = workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
+"""Of what puts something that has to be removed where it is cancelled: removed before, it would come after."""
 DURABLY = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=20))
 
 
@@ -47,6 +49,17 @@ def report(stage: str, fraction: float | None = None, message: str = "", share: 
     at = workflow.now().isoformat()
     progress = {"stage": stage, "fraction": fraction, "message": message, "share": share, "at": at}
     workflow.upsert_memo({"progress": progress})
+
+
+def end_if_cancelled() -> None:
+    """End a task that was cancelled and waited for something all the same, whatever came of that: nobody wants it.
+
+    Raises:
+        CancelledError: where it was.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 class Questions:

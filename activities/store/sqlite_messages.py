@@ -153,11 +153,11 @@ def _neighbours(db: apsw.Connection, ids: str, sign: str, order: str) -> dict[st
     """
     # All at once: a statement of its own for either side of each message took a tenth of a recollection.
     rows = db.execute(
-        "select m.message_id, n.message_type, n.text, n.timestamp from conversations m "
-        "join conversations n on n.id in (select id from conversations where user_id = m.user_id "
-        f"and conversation_id = m.conversation_id and (timestamp, id) {sign} (m.timestamp, m.id) "
+        "select this.message_id, n.message_type, n.text, n.timestamp from conversations this "
+        "join conversations n on n.id in (select id from conversations where user_id = this.user_id "
+        f"and conversation_id = this.conversation_id and (timestamp, id) {sign} (this.timestamp, this.id) "
         f"order by timestamp {order}, id {order} limit ?) "
-        f"where m.message_id in (select value from json_each(?)) order by n.timestamp {order}, n.id {order}",
+        f"where this.message_id in (select value from json_each(?)) order by n.timestamp {order}, n.id {order}",
         (NEIGHBOURS, ids),
     )
     found: dict[str, list[ContextMessage]] = {}

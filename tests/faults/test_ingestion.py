@@ -17,9 +17,10 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 
-from activities.models import IngestParams, IngestResult, SourceRequest
+from activities.models import ConverseParams, IngestParams, IngestResult, Source, SourceRequest
 from mcp_server.local.stack import Addresses
 from mcp_server.local.temporal import DYNAMIC_CONFIG, DevServer, Ports, free_port
 from mcp_server.runtime import connect
@@ -28,7 +29,8 @@ from tests import documents
 from tests.conftest import command, content, environment, serve, workflow_id
 from tests.faults.bedrock_endpoint import Endpoint
 from tests.serving import served
-from workflows.documents import DataIngestionWorkflow
+from workflows.conversation import ConverseWorkflow
+from workflows.documents import CONCURRENCY, DataIngestionWorkflow
 
 CHUNK_SETTINGS = {"CHUNK_TOKENS": "40", "CHUNK_OVERLAP_TOKENS": "0"}
 BATCH = 32
@@ -245,6 +247,60 @@ async def test_what_is_fetched_or_prepared_for_one_that_is_cancelled_is_dropped(
                     with contextlib.suppress(WorkflowFailureError):
                         await handle.result()
     # Whatever the workers had under way has ended.
+    assert list((home / "contents").iterdir()) == []
+
+
+async def test_one_cancelled_while_pages_are_fetched_takes_up_no_other_source(
+    temporal: Client, user: str, settings: dict[str, str], tmp_path: Path
+) -> None:
+    note, home = tmp_path / "note.md", tmp_path / "home"
+    note.write_text("# Buoy\n\nIt drifts.")
+    home.mkdir()
+    asked, allowed = threading.Event(), threading.Event()
+
+    async def page(request: Request) -> Response:
+        asked.set()
+        await asyncio.to_thread(allowed.wait, 60)
+        return Response(status_code=404)
+
+    workers = Workers(home, {**settings, "FETCH_ALLOWED_NETWORKS": "127.0.0.1/32"})
+    with served(Starlette(routes=[Route("/{page}", page)])) as site:
+        async with workers.ending(), asyncio.timeout(100):
+            await workers.start()
+            pages = [SourceRequest(url=f"{site}/{number}") for number in range(CONCURRENCY)]
+            sources = [*pages, SourceRequest(path=str(note))]
+            params = IngestParams(user_id=user, sources=sources, roots=[str(tmp_path)])
+            handle = await temporal.start_workflow(DataIngestionWorkflow.run, params, id=user, task_queue=user)
+            assert await asyncio.to_thread(asked.wait, 60)
+            await handle.cancel()
+            allowed.set()
+            with pytest.raises(WorkflowFailureError):
+                await handle.result()
+    assert StoreFile(home).rows("select * from documents") == []
+    assert list((home / "contents").iterdir()) == []
+
+
+async def test_a_message_cancelled_while_its_image_is_prepared_is_not_sent(
+    temporal: Client, user: str, settings: dict[str, str], tmp_path: Path
+) -> None:
+    picture, home = tmp_path / "sign.png", tmp_path / "home"
+    picture.write_bytes(documents.image("PNG"))
+    home.mkdir()
+    image = Source(source=str(picture), path=str(picture), filename=picture.name)
+    params = ConverseParams(
+        user_id=user, conversation_id="c", prompt="What is this?", image=image, roots=[str(tmp_path)]
+    )
+    workers = Workers(home, settings)
+    async with workers.ending(), asyncio.timeout(100):
+        await workers.start()
+        handle = await temporal.start_workflow(ConverseWorkflow.run, params, id=f"converse-{user}", task_queue=user)
+        begun = EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED
+        while begun not in [event.event_type for event in (await handle.fetch_history()).events]:
+            await asyncio.sleep(0.005)
+        await handle.cancel()
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
+        assert (await handle.describe()).status is WorkflowExecutionStatus.CANCELED
     assert list((home / "contents").iterdir()) == []
 
 

@@ -54,6 +54,20 @@ class Eastward(BedrockEmbeddings):
         return [EAST for _ in texts]
 
 
+class Waiting(MemoryActivities):
+    """The activities, of which the last of a message waits until it is let go."""
+
+    def __init__(self, store: OpenedStore, text: BedrockText) -> None:
+        super().__init__(store, Eastward(), text, budget=1000)
+        self.reached, self.let_go = asyncio.Event(), asyncio.Event()
+
+    @activity.defn
+    async def prune_memories(self, user_id: str) -> int:
+        self.reached.set()
+        await self.let_go.wait()
+        return await super().prune_memories(user_id)
+
+
 class Judging(MemoryActivities):
     """The activities, but for a message that can't be judged."""
 
@@ -154,6 +168,24 @@ async def test_a_context_that_cannot_be_embedded_keeps_no_others_from_theirs(
     assert await contexts(store) == ["What is?\nNever mind."]
 
 
+async def test_contexts_do_not_wait_for_the_text_model(
+    temporal: Client, stack: Addresses, store: OpenedStore, user: str
+) -> None:
+    text = BedrockText("local.extractive", None, stack.models)
+    activities = Waiting(store, text)
+    async with build_worker(temporal, user, [activities, SummaryActivities(store, text)]):
+        await activities.store_message(said(user, 0))
+        await pass_on(temporal, activities, user, "m0")
+        await activities.reached.wait()
+        await activities.store_message(said(user, 1))
+        await pass_on(temporal, activities, user, "m1")
+        async with asyncio.timeout(30):
+            while not await contexts(store):
+                await asyncio.sleep(0.05)
+        activities.let_go.set()
+        await settled(temporal, user)
+
+
 async def test_messages_of_a_burst_are_gathered_before_the_first_is_looked_at(
     temporal: Client,
     store: OpenedStore,
@@ -175,20 +207,6 @@ async def test_messages_of_a_burst_are_gathered_before_the_first_is_looked_at(
     assert await sources(store, user) == [["m0"], ["m1"], ["m2"], ["m3"]]
     lines = [said(user, number).text for number in range(4)]
     assert await contexts(store) == [f"{one}\n{other}" for one, other in pairwise(lines)]
-
-
-class Waiting(MemoryActivities):
-    """The activities, of which the last of a message waits until it is let go."""
-
-    def __init__(self, store: OpenedStore, text: BedrockText) -> None:
-        super().__init__(store, Eastward(), text, budget=1000)
-        self.reached, self.let_go = asyncio.Event(), asyncio.Event()
-
-    @activity.defn
-    async def prune_memories(self, user_id: str) -> int:
-        self.reached.set()
-        await self.let_go.wait()
-        return await super().prune_memories(user_id)
 
 
 async def test_an_end_is_not_tried_while_there_are_messages_that_it_would_keep_waiting(
