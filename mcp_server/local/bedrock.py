@@ -7,17 +7,16 @@ raise on AWS.
 
 import asyncio
 import functools
-import itertools
 import json
 import logging
 import os
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from queue import PriorityQueue
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -46,6 +45,10 @@ QUERY_TOKENS = 32
 """Up to here one thread is as fast as two that wait for each other, and takes a quarter less of the processor."""
 SLICE_TEXTS = 2
 SLICE_TOKENS = 256
+QUIET_SECONDS = 0.1
+"""Calls that follow on one another embed something more often than that."""
+PATIENCE_SECONDS = 3.0
+"""Far less than the time in which a caller of the endpoint gives up."""
 
 Truncate = Literal["NONE", "START", "END"]
 
@@ -172,16 +175,83 @@ class TooLong(Exception):
         self.count = count
 
 
-class Embedder:
-    """multilingual-e5-small on a thread of its own, one computation at a time.
+class Turns:
+    """Who computes next: short computations, in turn; then parts of long ones, in turn.
 
-    Lists are computed in slices of about 256 tokens and take turns; what is short, as queries are, goes before the next
-    slice of whatever list is being embedded.
+    A part can't be interrupted, so whoever has just had something short computed, and is likely to want more, would
+    wait for it. It begins once nothing short has been computed for QUIET_SECONDS, or its whole has waited for
+    PATIENCE_SECONDS.
     """
 
     def __init__(self) -> None:
-        self._jobs: PriorityQueue[tuple[int, int, Callable[[], None] | None]] = PriorityQueue()
-        self._order = itertools.count()
+        self._changed = threading.Condition()
+        self._short: deque[tuple[Callable[[], None], bool]] = deque()
+        self._long: deque[tuple[Callable[[], None], float]] = deque()
+        self._quiet_at = 0.0
+        self._ended = False
+
+    def put_short(self, job: Callable[[], None], *, is_wanted: bool = True) -> None:
+        """
+        Args:
+            is_wanted: Whether somebody waits for it, who may want more.
+        """
+        with self._changed:
+            self._short.append((job, is_wanted))
+            self._changed.notify()
+
+    def put_long(self, job: Callable[[], None], since: float) -> None:
+        """
+        Args:
+            since: `time.monotonic()` when the first part of the same was to be computed.
+        """
+        with self._changed:
+            self._long.append((job, since))
+            self._changed.notify()
+
+    def end(self) -> None:
+        """Let `run` return after the computation that it is in."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+
+    def run(self) -> None:
+        """Compute until the end, on one thread."""
+        while (job := self._next()) is not None:
+            job()
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._changed:
+            while not self._ended:
+                pause = None
+                if self._short:
+                    job, is_wanted = self._short.popleft()
+                    return self._wanted(job) if is_wanted else job
+                if self._long:
+                    job, since = self._long[0]
+                    pause = min(self._quiet_at, since + PATIENCE_SECONDS) - time.monotonic()
+                    if pause <= 0:
+                        self._long.popleft()
+                        return job
+                self._changed.wait(pause)
+            return None
+
+    def _wanted(self, job: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            job()
+            self._quiet_at = time.monotonic() + QUIET_SECONDS
+
+        return run
+
+
+class Embedder:
+    """multilingual-e5-small on a thread of its own, one computation at a time.
+
+    Lists are computed in slices of about 256 tokens; what is short, as queries are, goes before the next slice of
+    whatever list is being embedded.
+    """
+
+    def __init__(self) -> None:
+        self._turns = Turns()
         self._model: E5 | None = None
         self._threads: ThreadpoolController | None = None
         self._thread = threading.Thread(target=self._work, name="e5", daemon=True)
@@ -192,7 +262,7 @@ class Embedder:
 
     def close(self) -> None:
         """End the thread after the computation it is in."""
-        self._jobs.put((-1, 0, None))
+        self._turns.end()
 
     def _work(self) -> None:
         # Threads that spin while they wait for each other take ten times as long whenever anything else runs.
@@ -207,16 +277,15 @@ class Embedder:
             self._model = model
         except Exception:
             logger.exception("the embedding model can't be loaded")
-        while (job := self._jobs.get()[2]) is not None:
-            job()
+        self._turns.run()
 
     def _loaded(self) -> "E5":
         if self._model is None:
             raise BedrockError(503, "ServiceUnavailableException", "The embedding model can't be loaded.")
         return self._model
 
-    async def _turn(self, rank: int, compute: Callable[[], T]) -> T:
-        """The result of `compute` on the thread, before whatever waits with a higher rank."""
+    async def _turn(self, put: Callable[[Callable[[], None]], None], compute: Callable[[], T]) -> T:
+        """The result of `compute` on the thread, in the turn that `put` gives it."""
         future: Future[T] = Future()
 
         def job() -> None:
@@ -226,7 +295,7 @@ class Embedder:
                 except Exception as error:
                     future.set_exception(error)
 
-        self._jobs.put((rank, next(self._order), job))
+        put(job)
         return await asyncio.wrap_future(future)
 
     async def embed(
@@ -243,8 +312,11 @@ class Embedder:
         Raises:
             TooLong: for a text that has more, where `truncate` is NONE.
         """
-        fitted = await self._turn(0, lambda: self._fit(texts, is_query, truncate))
+        since = time.monotonic()
+        fit = functools.partial(self._turns.put_short, is_wanted=False)
+        fitted = await self._turn(fit, lambda: self._fit(texts, is_query, truncate))
         total = sum(count for _, count in fitted)
+        put = self._turns.put_short if total <= SHORT_TOKENS else functools.partial(self._turns.put_long, since=since)
         vectors: list[list[float]] = []
         while len(vectors) < len(fitted) and not await gone():
             part: list[str] = []
@@ -254,7 +326,7 @@ class Embedder:
                 if part and room < 0:
                     break
                 part.append(text)
-            vectors += await self._turn(total > SHORT_TOKENS, functools.partial(self._compute, part, is_query, total))
+            vectors += await self._turn(put, functools.partial(self._compute, part, is_query, total))
         return vectors, total
 
     def _fit(self, texts: list[str], is_query: bool, truncate: Truncate) -> list[tuple[str, int]]:
