@@ -4,6 +4,7 @@ Any number of processes and threads may use one file at once. Each transaction s
 every write is one `BEGIN IMMEDIATE` transaction over a table, its vectors and its keywords, so they never disagree.
 """
 
+import asyncio
 import json
 from collections.abc import Callable
 from datetime import datetime
@@ -238,13 +239,12 @@ class SqliteStore:
         vector = self._vector(query.embedding)
         unrelated = unrelated_cosine(self._opened_with.model_id)
 
-        def find(db: apsw.Connection) -> Recollection:
-            return Recollection(
-                related_conversation=sqlite_messages.related(db, query, vector),
-                similar_memories=sqlite_memory.similar(db, query, vector, unrelated),
-            )
-
-        found = await self._read(find)
+        # Beside each other, so not of one state of the store: neither leans on the other.
+        related, similar = await asyncio.gather(
+            self._read(lambda db: sqlite_messages.related(db, query, vector)),
+            self._read(lambda db: sqlite_memory.similar(db, query, vector, unrelated)),
+        )
+        found = Recollection(related_conversation=related, similar_memories=similar)
         # Only a retrieval that found memories has anything to count, and so to wait for other writers.
         if found.similar_memories:
             await self._write(lambda db: sqlite_memory.count_accesses(db, found.similar_memories, query))

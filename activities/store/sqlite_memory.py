@@ -7,7 +7,7 @@ A root is a row without a parent: a memory that stands alone, or a parent.
 import json
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import apsw
 
@@ -36,6 +36,8 @@ _WITH_CHILDREN = (
     "select id from memory_nodes where user_id = ? and memory_id = ? "
     "union all select id from memory_nodes where user_id = ? and parent = ?"
 )
+MemoryT = TypeVar("MemoryT", bound=Memory)
+
 _SHOWN = "memory_id, content, summary, importance, access_count, created_at, last_accessed_at, pinned, level"
 
 
@@ -122,12 +124,10 @@ def _children(db: apsw.Connection, user_id: str, parent: str) -> list[MemoryChil
     return newest_first(_said(db, "user_id = ? and parent = ?", (user_id, parent)))
 
 
-def _sources(db: apsw.Connection, user_id: str, ids: str) -> dict[str, list[str]]:
-    """Ids of the messages that roots or their children were formed from, in the order of forming, by the root's id.
-
-    Args:
-        ids: The roots' ids, as JSON.
-    """
+def _with_sources(db: apsw.Connection, user_id: str, memories: list[MemoryT]) -> list[MemoryT]:
+    """Roots with the ids of the messages that they or their children were formed from, in the order of forming."""
+    by_id = {memory.memory_id: memory for memory in memories}
+    ids = json.dumps(list(by_id))
     # The + as in `_shown`.
     found = db.execute(
         "select m.root, s.message_id from ("
@@ -138,25 +138,22 @@ def _sources(db: apsw.Connection, user_id: str, ids: str) -> dict[str, list[str]
         ") m join memory_sources s on s.node = m.id order by s.id",
         (user_id, ids, user_id, ids),
     )
-    sources: dict[str, list[str]] = {}
     for root, message_id in cast(Iterable[tuple[str, str]], found):
-        sources.setdefault(root, []).append(message_id)
-    return sources
+        by_id[root].source_messages.append(message_id)
+    return memories
 
 
 def _shown(db: apsw.Connection, user_id: str, ids: Collection[str], now: datetime) -> list[dict[str, Any]]:
-    """The fields of roots as callers see them, in the order of `ids`."""
-    named = json.dumps(list(ids))
+    """The fields of roots as callers see them, but for their sources, in the order of `ids`."""
     # The + keeps SQLite from reading all of the user's memories.
     among = "from memory_nodes where +user_id = ? and memory_id in (select value from json_each(?))"
-    found = {one["memory_id"]: one for one in select(db, _SHOWN, among, (user_id, named))}
-    sources = _sources(db, user_id, named)
+    found = {one["memory_id"]: one for one in select(db, _SHOWN, among, (user_id, json.dumps(list(ids))))}
     return [
         {
             **one,
             "strength": strength(one["created_at"], one["last_accessed_at"], one["access_count"], now),
             "children": _children(db, user_id, one["memory_id"]) if one["level"] else [],
-            "source_messages": sources.get(one["memory_id"], []),
+            "source_messages": [],
         }
         for one in (found[memory_id] for memory_id in ids)
     ]
@@ -164,7 +161,7 @@ def _shown(db: apsw.Connection, user_id: str, ids: Collection[str], now: datetim
 
 def show(db: apsw.Connection, user_id: str, ids: Collection[str], now: datetime) -> list[Memory]:
     """Memories as callers see them, in the order of `ids`."""
-    return [Memory(**one) for one in _shown(db, user_id, ids, now)]
+    return _with_sources(db, user_id, [Memory(**one) for one in _shown(db, user_id, ids, now)])
 
 
 def similar(db: apsw.Connection, query: MemoryQuery, vector: bytes | None, unrelated: float) -> list[SimilarMemory]:
@@ -186,7 +183,7 @@ def similar(db: apsw.Connection, query: MemoryQuery, vector: bytes | None, unrel
             cosines[root], vectors[root] = cosine, embedding
     found = _shown(db, query.user_id, cosines, query.now)
     memories = [SimilarMemory(**one, similarity=cosines[one["memory_id"]], score=0) for one in found]
-    return rank(memories, vectors, query.now, unrelated, query.limit)
+    return _with_sources(db, query.user_id, rank(memories, vectors, query.now, unrelated, query.limit))
 
 
 def _vector(db: apsw.Connection, row: int) -> bytes:
