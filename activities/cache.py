@@ -6,9 +6,11 @@ from datetime import UTC, datetime
 
 from temporalio import activity
 
+from activities.bedrock import BedrockEmbeddings
 from activities.cache_guard import agree, normalised
 from activities.embedding_models import is_e5
 from activities.models import (
+    EMBEDDED,
     CacheCheckResult,
     CacheEntry,
     CacheLookup,
@@ -62,20 +64,28 @@ class CacheActivities:
     """
     Args:
         store: Where entries live.
+        embeddings: What embeds queries.
         threshold: Least cosine similarity for a hit by vector, unless a look-up brings its own.
     """
 
-    def __init__(self, store: OpenedStore, threshold: float) -> None:
+    def __init__(self, store: OpenedStore, embeddings: BedrockEmbeddings, threshold: float) -> None:
         self._store = store
+        self._embeddings = embeddings
         self._threshold = threshold
 
     @activity.defn
     async def cached_answer(self, params: DatedCacheCheck) -> CacheCheckResult:
-        """The unexpired answer to exactly this query, found without embedding it."""
+        """The unexpired answer to exactly this query, found without embedding it.
+
+        Where there is none, the embedding begins that the next step waits for.
+        """
         store = await self._store()
         now = params.now or datetime.now(UTC)
         entry = await store.cached_answer(params.user_id, query_hash(params.query), now, params)
-        return _hit(entry, 1.0, now) if entry else CacheCheckResult(hit=False)
+        if entry is None:
+            self._embeddings.begin([params.query], EMBEDDED["cache"].side)
+            return CacheCheckResult(hit=False)
+        return _hit(entry, 1.0, now)
 
     @activity.defn
     async def similar_answer(self, lookup: CacheLookup) -> CacheCheckResult:

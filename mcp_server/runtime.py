@@ -209,7 +209,7 @@ def build_activities(settings: Settings, parts: Parts) -> list[object]:
     search = SearchActivities(parts.store)
     return [
         BedrockActivities(parts.embeddings),
-        CacheActivities(parts.store, threshold),
+        CacheActivities(parts.store, parts.embeddings, threshold),
         ConversationActivities(parts.store, memory, search, parts.embeddings, parts.text),
         DocumentActivities(parts.store, contents, parts.embeddings, sources, reader, parts.web, describer),
         ForgetActivities(parts.store, default_likeness(parts.embeddings.model.model_id)),

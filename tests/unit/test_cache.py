@@ -1,10 +1,12 @@
 """Which queries are identical, which answers are given, and when they have expired."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from activities.bedrock import BedrockEmbeddings
 from activities.cache import (
     E5_THRESHOLD,
     OTHER_THRESHOLD,
@@ -14,7 +16,7 @@ from activities.cache import (
     is_hit,
     query_hash,
 )
-from activities.models import CacheLookup, CacheScope, DatedCacheCheck
+from activities.models import EMBEDDED, CacheLookup, CacheScope, DatedCacheCheck, Side
 from activities.store.base import OpenedStore
 from activities.store.sqlite import SqliteStore
 from tests.contract.records import MODEL, NORTH, entry
@@ -63,10 +65,22 @@ def test_a_hit_needs_both_the_cosine_and_the_words() -> None:
     assert not is_hit("How tall is Everest?", "How tall is Elbrus?", 1, 0)
 
 
+class Beginning(BedrockEmbeddings):
+    """Notes what is begun, and calls nobody."""
+
+    def __init__(self) -> None:
+        super().__init__("local.multilingual-e5-small", None, None, "http://127.0.0.1:1")
+        self.begun: list[tuple[list[str], Side]] = []
+
+    def begin(self, texts: Sequence[str], side: Side) -> None:
+        self.begun.append((list(texts), side))
+
+
 async def test_expiry_goes_by_temporal_s_clock_whatever_a_worker_s_says(tmp_path: Path) -> None:
     """The answers are of years ago and fresh to Temporal: this worker's clock is that far ahead."""
     then = datetime(2020, 5, 3, 12, tzinfo=UTC)
-    cache = CacheActivities(OpenedStore(SqliteStore(tmp_path / "store.db"), MODEL), 0.9)
+    embeddings = Beginning()
+    cache = CacheActivities(OpenedStore(SqliteStore(tmp_path / "store.db"), MODEL), embeddings, 0.9)
     for query in ("Who has the key?", "Who has the lamp?"):
         known = entry(
             query, query_hash(query), NORTH, query=query, created_at=then, expires_at=then + timedelta(hours=1)
@@ -77,7 +91,10 @@ async def test_expiry_goes_by_temporal_s_clock_whatever_a_worker_s_says(tmp_path
     lookup = CacheLookup(**check.model_dump(), embedding=NORTH)
     assert (await cache.cached_answer(check)).hit
     assert (await cache.similar_answer(lookup)).hit
+    assert embeddings.begun == []
 
     late = {"now": then + timedelta(hours=2)}
     assert not (await cache.cached_answer(check.model_copy(update=late))).hit
+    # What the next step of the check embeds.
+    assert embeddings.begun == [(["Who has the key?"], EMBEDDED["cache"].side)]
     assert not (await cache.similar_answer(lookup.model_copy(update=late))).hit
