@@ -179,8 +179,7 @@ class Turns:
     """Who computes next: short computations, in turn; then parts of long ones, in turn.
 
     A part can't be interrupted, so whoever has just had something short computed, and is likely to want more, would
-    wait for it. It begins once nothing short has been computed for QUIET_SECONDS, or its whole has waited for
-    PATIENCE_SECONDS.
+    wait for it. It begins once nothing short has been computed for QUIET_SECONDS, or its whole has waited long enough.
     """
 
     def __init__(self) -> None:
@@ -199,13 +198,13 @@ class Turns:
             self._short.append((job, is_wanted))
             self._changed.notify()
 
-    def put_long(self, job: Callable[[], None], since: float) -> None:
+    def put_long(self, job: Callable[[], None], latest: float) -> None:
         """
         Args:
-            since: `time.monotonic()` when the first part of the same was to be computed.
+            latest: `time.monotonic()` at which it waits for quiet no longer.
         """
         with self._changed:
-            self._long.append((job, since))
+            self._long.append((job, latest))
             self._changed.notify()
 
     def end(self) -> None:
@@ -227,8 +226,8 @@ class Turns:
                     job, is_wanted = self._short.popleft()
                     return self._wanted(job) if is_wanted else job
                 if self._long:
-                    job, since = self._long[0]
-                    pause = min(self._quiet_at, since + PATIENCE_SECONDS) - time.monotonic()
+                    job, latest = self._long[0]
+                    pause = min(self._quiet_at, latest) - time.monotonic()
                     if pause <= 0:
                         self._long.popleft()
                         return job
@@ -299,7 +298,12 @@ class Embedder:
         return await asyncio.wrap_future(future)
 
     async def embed(
-        self, texts: list[str], is_query: bool, truncate: Truncate, gone: Callable[[], Awaitable[bool]]
+        self,
+        texts: list[str],
+        is_query: bool,
+        truncate: Truncate,
+        gone: Callable[[], Awaitable[bool]],
+        patience: float = PATIENCE_SECONDS,
     ) -> tuple[list[list[float]], int]:
         """Unit vectors of `texts` (384 numbers each), and how many tokens they have, the model's own included.
 
@@ -308,15 +312,16 @@ class Embedder:
             is_query: E5's side.
             truncate: Where to cut a text that has more than 512 tokens.
             gone: Whether nobody waits for the answer any more, asked before each slice; the rest is left out then.
+            patience: Seconds that a list waits for quiet, at most.
 
         Raises:
             TooLong: for a text that has more, where `truncate` is NONE.
         """
-        since = time.monotonic()
+        latest = time.monotonic() + patience
         fit = functools.partial(self._turns.put_short, is_wanted=False)
         fitted = await self._turn(fit, lambda: self._fit(texts, is_query, truncate))
         total = sum(count for _, count in fitted)
-        put = self._turns.put_short if total <= SHORT_TOKENS else functools.partial(self._turns.put_long, since=since)
+        put = self._turns.put_short if total <= SHORT_TOKENS else functools.partial(self._turns.put_long, latest=latest)
         vectors: list[list[float]] = []
         while len(vectors) < len(fitted) and not await gone():
             part: list[str] = []
@@ -429,7 +434,8 @@ async def _said(request: Request) -> dict[str, Any]:
         embedder: Embedder = request.app.state.embedder
 
         async def embed(texts: list[str], is_query: bool) -> list[list[float]]:
-            vectors, _ = await embedder.embed(texts, is_query, "END", request.is_disconnected)
+            # Somebody waits for the answer.
+            vectors, _ = await embedder.embed(texts, is_query, "END", request.is_disconnected, patience=0.0)
             return vectors
 
         earlier = [blocks[-1] for blocks in before]

@@ -25,8 +25,8 @@ class Computing:
     def short(self, name: str, *, is_wanted: bool = True) -> None:
         self.turns.put_short(lambda: self.job(name), is_wanted=is_wanted)
 
-    def long(self, name: str, since: float) -> None:
-        self.turns.put_long(lambda: self.job(name), since)
+    def long(self, name: str, latest: float) -> None:
+        self.turns.put_long(lambda: self.job(name), latest)
 
     def start(self) -> None:
         self._thread.start()
@@ -46,7 +46,7 @@ def test_what_is_short_goes_first_and_each_in_turn(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(bedrock, "QUIET_SECONDS", 0.0)
     computing = Computing()
     for number in range(2):
-        computing.long(f"long {number}", time.monotonic())
+        computing.long(f"long {number}", time.monotonic() + 600)
         computing.short(f"short {number}")
     computing.start()
     computing.wait_for("short 0", "short 1", "long 0", "long 1")
@@ -55,19 +55,18 @@ def test_what_is_short_goes_first_and_each_in_turn(monkeypatch: pytest.MonkeyPat
 
 def test_what_is_long_waits_for_quiet_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bedrock, "QUIET_SECONDS", 3600.0)
-    monkeypatch.setattr(bedrock, "PATIENCE_SECONDS", 600.0)
     computing = Computing()
     computing.start()
     now = time.monotonic()
     # Nothing short was wanted yet: nobody is there to wait for.
     computing.short("measured", is_wanted=False)
-    computing.long("at once", now)
+    computing.long("at once", now + 600)
     computing.wait_for("measured", "at once")
     computing.short("short")
     computing.wait_for("measured", "at once", "short")
-    computing.long("impatient", now - 601)
+    computing.long("impatient", now)
     computing.wait_for("measured", "at once", "short", "impatient")
-    computing.long("patient", now)
+    computing.long("patient", now + 600)
     computing.short("another")
     computing.wait_for("measured", "at once", "short", "impatient", "another")
     computing.end()
