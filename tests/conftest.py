@@ -175,6 +175,12 @@ def workflow_id(result: CallToolResult) -> str:
     return found
 
 
+def held(home: Path) -> list[str]:
+    """The contents that are kept for workflows."""
+    folder = home / "contents"
+    return os.listdir(folder) if folder.exists() else []
+
+
 @pytest.fixture
 def bedrock() -> Iterator[Endpoint]:
     """What a server takes for Amazon Bedrock whose settings it is given."""

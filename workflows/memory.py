@@ -123,9 +123,13 @@ class UserMemoryWorkflow:
                 await workflow.sleep(A_MOMENT)
             done += 1
             if workflow.info().is_continue_as_new_suggested():
-                left = {"forming": self._forming, "summarising": self._summarising, "contexts": self._contexts}
-                lists = {name: list(ids) for name, ids in left.items()}
-                workflow.continue_as_new(UserMemoryParams(user_id=self._user_id, **lists))
+                left = UserMemoryParams(
+                    user_id=self._user_id,
+                    forming=list(self._forming),
+                    summarising=list(self._summarising),
+                    contexts=list(self._contexts),
+                )
+                workflow.continue_as_new(left)
             try:
                 if self._forming:
                     await self._form(self._forming.popleft())

@@ -32,9 +32,10 @@ HEARTBEAT = timedelta(seconds=6)
 _AT_ONCE = RetryPolicy(
     initial_interval=timedelta(milliseconds=50), maximum_interval=timedelta(milliseconds=500), maximum_attempts=3
 )
+DURABLY = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=20))
+
 TO_ITS_END = workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
 """Of what puts something that has to be removed where it is cancelled: removed before, it would come after."""
-DURABLY = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=20))
 
 
 def report(stage: str, fraction: float | None = None, message: str = "", share: float = 0.0) -> None:

@@ -81,11 +81,9 @@ def read(db: apsw.Connection, user_id: str, message_id: str, dimensions: int) ->
 
 
 def before(db: apsw.Connection, user_id: str, message_id: str) -> PreviousMessage | None:
-    mine = (user_id, message_id)
-    at = db.execute(
-        "select conversation_id, timestamp, id from conversations where user_id = ? and message_id = ?", mine
-    )
-    place = at.fetchone()
+    where = "where user_id = ? and message_id = ?"
+    sql = f"select conversation_id, timestamp, id from conversations {where}"
+    place = db.execute(sql, (user_id, message_id)).fetchone()
     if place is None:
         return None
     rest = (

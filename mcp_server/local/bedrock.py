@@ -215,31 +215,27 @@ class Turns:
 
     def run(self) -> None:
         """Compute until the end, on one thread."""
-        while (job := self._next()) is not None:
+        while (turn := self._next()) is not None:
+            job, is_wanted = turn
             job()
+            if is_wanted:
+                self._quiet_at = time.monotonic() + QUIET_SECONDS
 
-    def _next(self) -> Callable[[], None] | None:
+    def _next(self) -> tuple[Callable[[], None], bool] | None:
+        """What is computed next, and whether somebody waits for it who may want more; None at the end."""
         with self._changed:
             while not self._ended:
-                pause = None
                 if self._short:
-                    job, is_wanted = self._short.popleft()
-                    return self._wanted(job) if is_wanted else job
+                    return self._short.popleft()
+                pause = None
                 if self._long:
                     job, latest = self._long[0]
                     pause = min(self._quiet_at, latest) - time.monotonic()
                     if pause <= 0:
                         self._long.popleft()
-                        return job
+                        return job, False
                 self._changed.wait(pause)
             return None
-
-    def _wanted(self, job: Callable[[], None]) -> Callable[[], None]:
-        def run() -> None:
-            job()
-            self._quiet_at = time.monotonic() + QUIET_SECONDS
-
-        return run
 
 
 class Embedder:

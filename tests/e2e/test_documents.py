@@ -22,7 +22,7 @@ from temporalio.client import Client as TemporalClient
 from mcp_server.auth import hash_token
 from mcp_server.local.stack import Addresses
 from tests import documents
-from tests.conftest import content, error, serve
+from tests.conftest import content, error, held, serve
 from tests.documents import MAKERS, TITLE, WORDS
 from tests.e2e.test_http import connected, run, serve_http
 from tests.faults.bedrock_endpoint import serve_endpoint
@@ -93,12 +93,6 @@ async def read(client: Client, uri: str) -> dict[str, Any]:
     assert isinstance(answer, TextResourceContents)
     document: dict[str, Any] = json.loads(answer.text)
     return document
-
-
-def held(home: Path) -> list[str]:
-    """The contents that are kept for workflows."""
-    folder = home / "contents"
-    return os.listdir(folder) if folder.exists() else []
 
 
 # Files

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import apsw
 import pytest
@@ -26,7 +26,7 @@ from mcp_server.local.temporal import DYNAMIC_CONFIG, DevServer, Ports, free_por
 from mcp_server.runtime import connect
 from mcp_server.settings import Settings
 from tests import documents
-from tests.conftest import command, content, environment, serve, workflow_id
+from tests.conftest import command, content, environment, held, serve, workflow_id
 from tests.faults.bedrock_endpoint import Endpoint
 from tests.serving import served
 from workflows.conversation import ConverseWorkflow
@@ -74,15 +74,40 @@ class Workers:
 
 
 async def ingestion(
-    temporal: Client, queue: str, source: Path | SourceRequest, user: str
+    temporal: Client, queue: str, source: Path | list[SourceRequest], user: str
 ) -> WorkflowHandle[Any, IngestResult]:
-    request, roots = source, list[str]()
-    if isinstance(request, Path):
-        request, roots = SourceRequest(path=str(request)), [str(request)]
-    params = IngestParams(user_id=user, sources=[request], roots=roots)
+    """Ingest a folder, or whatever else."""
+    sources = [SourceRequest(path=str(source))] if isinstance(source, Path) else source
+    # Pages need none.
+    roots = [one.path for one in sources if one.path is not None]
+    params = IngestParams(user_id=user, sources=sources, roots=roots)
     return await temporal.start_workflow(
         DataIngestionWorkflow.run, params, id=f"ingest-{uuid.uuid4().hex}", task_queue=queue
     )
+
+
+class HeldUp:
+    """A web site whose pages are answered once they may be; `settings` let a worker fetch them."""
+
+    settings: ClassVar[dict[str, str]] = {"FETCH_ALLOWED_NETWORKS": "127.0.0.1/32"}
+
+    def __init__(self, response: Response) -> None:
+        self._response = response
+        self._asked, self._allowed = threading.Event(), threading.Event()
+        self.app = Starlette(routes=[Route("/{page}", self._page)])
+
+    async def _page(self, request: Request) -> Response:
+        self._asked.set()
+        await asyncio.to_thread(self._allowed.wait, 60)
+        return self._response
+
+    async def cancel_while_it_is_asked(self, handle: WorkflowHandle[Any, Any]) -> None:
+        """Cancel a workflow that waits for a page, which is answered then, and wait for its end."""
+        assert await asyncio.to_thread(self._asked.wait, 60)
+        await handle.cancel()
+        self._allowed.set()
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
 
 
 class StoreFile:
@@ -115,12 +140,6 @@ class StoreFile:
             "from documents d join documents_vectors v on v.rowid = d.id where d.user_id = ? order by 1, 2",
             user,
         )
-
-
-def held(home: Path) -> list[str]:
-    """Names of the contents that a server holds."""
-    folder = home / "contents"
-    return [content.name for content in folder.iterdir()] if folder.exists() else []
 
 
 @pytest.mark.timeout(600)
@@ -163,7 +182,7 @@ async def test_an_ingestion_killed_at_ten_moments_stores_what_an_undisturbed_one
     tables = ("documents", "documents_vectors", "documents_text_docsize")
     assert [store.rows(f"select count(*) from {table}")[0][0] for table in tables] == [2 * undisturbed.chunks] * 3
     assert store.rows("select count(*) from staged_vectors") == [(0,)]
-    assert held(home) == []
+    assert list((home / "contents").iterdir()) == []
 
 
 async def test_what_a_killed_worker_has_embedded_is_not_embedded_again(
@@ -228,24 +247,14 @@ async def test_what_is_fetched_or_prepared_for_one_that_is_cancelled_is_dropped(
     folder.mkdir()
     home.mkdir()
     (folder / "sign.png").write_bytes(documents.image("PNG"))
-    asked, allowed = threading.Event(), threading.Event()
-
-    async def page(request: Request) -> Response:
-        asked.set()
-        await asyncio.to_thread(allowed.wait, 60)
-        return Response(documents.html(), media_type="text/html")
-
-    workers = Workers(home, {**settings, "FETCH_ALLOWED_NETWORKS": "127.0.0.1/32"})
-    with served(Starlette(routes=[Route("/page", page)])) as site:
+    pages = HeldUp(Response(documents.html(), media_type="text/html"))
+    workers = Workers(home, settings | pages.settings)
+    with served(pages.app) as site:
         async with workers.ending():
             await workers.start()
             async with asyncio.timeout(100):
-                handle = await ingestion(temporal, user, SourceRequest(url=f"{site}/page"), user)
-                assert await asyncio.to_thread(asked.wait, 60)
-                await handle.cancel()
-                allowed.set()
-                with pytest.raises(WorkflowFailureError):
-                    await handle.result()
+                handle = await ingestion(temporal, user, [SourceRequest(url=f"{site}/page")], user)
+                await pages.cancel_while_it_is_asked(handle)
                 for moment in range(10):
                     handle = await ingestion(temporal, user, folder, f"{user}-{moment}")
                     await asyncio.sleep(moment / 20)
@@ -259,29 +268,18 @@ async def test_what_is_fetched_or_prepared_for_one_that_is_cancelled_is_dropped(
 async def test_one_cancelled_while_pages_are_fetched_takes_up_no_other_source(
     temporal: Client, user: str, settings: dict[str, str], tmp_path: Path
 ) -> None:
-    note, home = tmp_path / "note.md", tmp_path / "home"
-    note.write_text("# Buoy\n\nIt drifts.")
+    folder, home = tmp_path / "notes", tmp_path / "home"
+    folder.mkdir()
     home.mkdir()
-    asked, allowed = threading.Event(), threading.Event()
-
-    async def page(request: Request) -> Response:
-        asked.set()
-        await asyncio.to_thread(allowed.wait, 60)
-        return Response(status_code=404)
-
-    workers = Workers(home, {**settings, "FETCH_ALLOWED_NETWORKS": "127.0.0.1/32"})
-    with served(Starlette(routes=[Route("/{page}", page)])) as site:
+    (folder / "note.md").write_text("# Buoy\n\nIt drifts.")
+    pages = HeldUp(Response(status_code=404))
+    workers = Workers(home, settings | pages.settings)
+    with served(pages.app) as site:
         async with workers.ending(), asyncio.timeout(100):
             await workers.start()
-            pages = [SourceRequest(url=f"{site}/{number}") for number in range(CONCURRENCY)]
-            sources = [*pages, SourceRequest(path=str(note))]
-            params = IngestParams(user_id=user, sources=sources, roots=[str(tmp_path)])
-            handle = await temporal.start_workflow(DataIngestionWorkflow.run, params, id=user, task_queue=user)
-            assert await asyncio.to_thread(asked.wait, 60)
-            await handle.cancel()
-            allowed.set()
-            with pytest.raises(WorkflowFailureError):
-                await handle.result()
+            urls = [SourceRequest(url=f"{site}/{number}") for number in range(CONCURRENCY)]
+            handle = await ingestion(temporal, user, [*urls, SourceRequest(path=str(folder))], user)
+            await pages.cancel_while_it_is_asked(handle)
     assert StoreFile(home).rows("select * from documents") == []
     assert held(home) == []
 
@@ -374,7 +372,7 @@ async def test_a_run_of_any_length_fits_a_history(
     assert fractions == sorted(fractions)
     assert any("of 110 sources are done" in message for _, message in told)
     assert len(StoreFile(home).chunks(user)) == 110
-    assert held(home) == []
+    assert list((home / "contents").iterdir()) == []
 
 
 async def test_a_throttled_model_is_waited_for(

@@ -96,6 +96,15 @@ async def activities(
         yield activities
 
 
+@pytest.fixture
+async def waiting(temporal: Client, stack: Addresses, store: OpenedStore, user: str) -> AsyncIterator[Waiting]:
+    """The same, whose last activity of a message waits."""
+    text = BedrockText("local.extractive", None, stack.models)
+    activities = Waiting(store, text)
+    async with build_worker(temporal, user, [activities, SummaryActivities(store, text)]):
+        yield activities
+
+
 def said(user: str, number: int) -> Message:
     """A message that is worth a memory of its own: another number is another fact."""
     return Message(
@@ -169,21 +178,18 @@ async def test_a_context_that_cannot_be_embedded_keeps_no_others_from_theirs(
 
 
 async def test_contexts_do_not_wait_for_the_text_model(
-    temporal: Client, stack: Addresses, store: OpenedStore, user: str
+    temporal: Client, store: OpenedStore, waiting: Waiting, user: str
 ) -> None:
-    text = BedrockText("local.extractive", None, stack.models)
-    activities = Waiting(store, text)
-    async with build_worker(temporal, user, [activities, SummaryActivities(store, text)]):
-        await activities.store_message(said(user, 0))
-        await pass_on(temporal, activities, user, "m0")
-        await activities.reached.wait()
-        await activities.store_message(said(user, 1))
-        await pass_on(temporal, activities, user, "m1")
-        async with asyncio.timeout(30):
-            while not await contexts(store):
-                await asyncio.sleep(0.05)
-        activities.let_go.set()
-        await settled(temporal, user)
+    await waiting.store_message(said(user, 0))
+    await pass_on(temporal, waiting, user, "m0")
+    await waiting.reached.wait()
+    await waiting.store_message(said(user, 1))
+    await pass_on(temporal, waiting, user, "m1")
+    async with asyncio.timeout(30):
+        while not await contexts(store):
+            await asyncio.sleep(0.05)
+    waiting.let_go.set()
+    await settled(temporal, user)
 
 
 async def test_messages_of_a_burst_are_gathered_before_the_first_is_looked_at(
@@ -210,17 +216,14 @@ async def test_messages_of_a_burst_are_gathered_before_the_first_is_looked_at(
 
 
 async def test_an_end_is_not_tried_while_there_are_messages_that_it_would_keep_waiting(
-    temporal: Client, stack: Addresses, store: OpenedStore, user: str
+    temporal: Client, store: OpenedStore, waiting: Waiting, user: str
 ) -> None:
-    text = BedrockText("local.extractive", None, stack.models)
-    activities = Waiting(store, text)
-    async with build_worker(temporal, user, [activities, SummaryActivities(store, text)]):
-        for number in range(2):
-            await activities.store_message(said(user, number))
-            await pass_on(temporal, activities, user, f"m{number}")
-            await activities.reached.wait()
-        activities.let_go.set()
-        kinds = [event.event_type for event in await settled(temporal, user)]
+    for number in range(2):
+        await waiting.store_message(said(user, number))
+        await pass_on(temporal, waiting, user, f"m{number}")
+        await waiting.reached.wait()
+    waiting.let_go.set()
+    kinds = [event.event_type for event in await settled(temporal, user)]
 
     assert EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED not in kinds
     assert EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED in kinds
