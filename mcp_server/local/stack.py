@@ -46,6 +46,7 @@ Piece = Literal["temporal", "models"]
 LOCK_SECONDS = 15.0
 FORK_SERVER_DELAY_SECONDS = 2.0
 ACQUIRE_SECONDS = 60.0
+LOOK_SECONDS = 0.1
 
 
 class StackError(Exception):
@@ -338,35 +339,42 @@ def _spawn(home: Path) -> subprocess.Popen[bytes]:
 class _Connection:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
-    token: str
 
 
-async def _connect(home: Path) -> _Connection | None:
+def _living(home: Path) -> dict[str, Any]:
+    """What the living supervisor of `home` has written of itself; empty where there is none.
+
+    One that has just taken the lock hasn't written yet: then it is what a killed one wrote, and its port may be
+    somebody else's by now.
+    """
     state = _read_state(home)
-    # What a killed supervisor wrote may be somebody else's port by now; only the lock says that one lives.
-    if "port" not in state or "token" not in state or not is_running(home):
-        return None
-    try:
-        reader, writer = await asyncio.open_connection(LOOPBACK, state["port"])
-    except OSError:
-        return None
-    return _Connection(reader, writer, state["token"])
+    return state if "port" in state and "token" in state and is_running(home) else {}
 
 
 async def _ask(home: Path, need: list[Piece]) -> tuple[_Connection, dict[str, Any]] | None:
     """A connection to the living supervisor of `home`, and its answer; None where there is none, or it is ending."""
-    connection = await _connect(home)
-    if connection is None:
-        return None
-    connection.writer.write(json.dumps({"token": connection.token, "need": need}).encode() + b"\n")
+    state = _living(home)
     try:
-        answer = json.loads(await connection.reader.readline() or b"null")
-    except (OSError, ValueError):
-        answer = None
-    if answer is None:
-        connection.writer.close()
+        connection = _Connection(*await asyncio.open_connection(LOOPBACK, state["port"]))
+    except (KeyError, OSError):
         return None
-    return connection, answer
+    connection.writer.write(json.dumps({"token": state["token"], "need": need}).encode() + b"\n")
+    line = asyncio.create_task(connection.reader.readline())
+    answer = None
+    try:
+        while not line.done():
+            await asyncio.wait({line}, timeout=LOOK_SECONDS)
+            # Somebody else at the port of a killed supervisor may never say a word.
+            if not line.done() and _living(home).get("token") != state["token"]:
+                return None
+        answer = json.loads(line.result() or b"null")
+    except (OSError, ValueError):
+        return None
+    finally:
+        line.cancel()
+        if answer is None:
+            connection.writer.close()
+    return None if answer is None else (connection, answer)
 
 
 class Lease:

@@ -1,6 +1,7 @@
 """The shared stack: whoever starts it, leaves first or is killed, the others go on and nothing is lost."""
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import apsw
 import psutil
 from mcp import Client
 
+from mcp_server.local.stack import Lease
 from tests.conftest import content, serve, task_of, workflow_id
 from tests.e2e.test_stdio import INITIALIZE, INITIALIZED, ask, gone, raw, request, stack_gone
 
@@ -205,6 +207,28 @@ async def test_what_a_killed_supervisor_wrote_is_not_trusted(tmp_path: Path) -> 
         (home / "stack.json").write_text(json.dumps(stale))
         async with serve(home) as client:
             await keep(client)
+    await stack_gone(home)
+
+
+async def test_what_a_killed_supervisor_wrote_is_not_trusted_while_the_next_one_begins(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    asked = asyncio.Event()
+    silent = await asyncio.start_server(lambda *_: asked.set(), "127.0.0.1", 0)
+    stale = {"pid": 1, "port": silent.sockets[0].getsockname()[1], "token": "x", "temporal_pid": None}
+    (home / "stack.json").write_text(json.dumps(stale))
+    lease = Lease(home, ["models"])
+    # As one does that has just taken the lock, and is killed before it has written its own port.
+    lock = os.open(home / "stack.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    acquiring = asyncio.create_task(lease.acquire())
+    await asked.wait()
+    os.close(lock)
+    try:
+        assert (await acquiring).models
+    finally:
+        await lease.release()
+        silent.close()
     await stack_gone(home)
 
 
