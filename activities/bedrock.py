@@ -6,6 +6,7 @@ error is classed once, in `bedrock_errors`.
 
 import asyncio
 import functools
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Sequence
@@ -45,8 +46,8 @@ CONNECT_SECONDS = 3.0
 EMBED_SECONDS = 20.0
 TEXT_SECONDS = 60.0
 CALLS_AT_ONCE = 16
-BEGUN_SECONDS = 10.0
-"""How long a call that was begun early is kept for whom it was begun."""
+KEPT_TEXTS = 256
+"""Of how many single texts vectors are kept: a turn of an agent's asks for the same question's up to four times."""
 
 T = TypeVar("T")
 
@@ -154,7 +155,7 @@ class BedrockEmbeddings:
         self._family = embedding_family(model_id)
         self._model = embedding_model(model_id, dimensions)
         self._runtime = BedrockRuntime(model_id, "EMBEDDING_MODEL_ID", region, endpoint_url, EMBED_SECONDS)
-        self._begun: dict[tuple[tuple[str, ...], Side], asyncio.Task[list[bytes]]] = {}
+        self._kept: dict[tuple[bytes, Side], asyncio.Task[list[bytes]]] = {}
 
     @property
     def model(self) -> EmbeddingModel:
@@ -169,39 +170,43 @@ class BedrockEmbeddings:
         """How many texts of one list are under way at a time."""
         return self._family.batch * self._family.calls
 
-    def begin(self, texts: Sequence[str], side: Side) -> None:
-        """Begin the call that the next `embed` of these texts makes; ended where none comes soon.
+    def begin(self, text: str, side: Side) -> None:
+        """Begin the call that the next `embed` of this text alone waits for.
 
-        Where as many are begun as run at once, it is left to `embed`.
+        Where as many are under way as run at once, it is left to `embed`.
         """
-        key = (tuple(texts), side)
-        if key in self._begun or len(self._begun) >= CALLS_AT_ONCE:
-            return
-        begun = self._begun[key] = asyncio.create_task(self._embed(texts, side))
-        # Where nobody comes for it, its error is nobody's.
-        begun.add_done_callback(lambda done: done.cancelled() or done.exception())
-
-        def end() -> None:
-            if self._begun.get(key) is begun:
-                del self._begun[key]
-                begun.cancel()
-
-        asyncio.get_running_loop().call_later(BEGUN_SECONDS, end)
+        if sum(not call.done() for call in self._kept.values()) < CALLS_AT_ONCE:
+            self._call(text, side)
 
     async def embed(self, texts: Sequence[str], side: Side) -> list[bytes]:
         """Vectors of `texts`, in order, each packed by `pack_vector` (4 bytes a dimension, unit length).
 
-        A text longer than the model takes is embedded by its beginning.
+        A text longer than the model takes is embedded by its beginning. A text by itself is not embedded again where
+        that was done lately, or is under way.
 
         Raises:
             ApplicationError: `throttled` or `unavailable`, which pass; `rejected`, for example for an empty text;
                 `access_denied` or `not_configured`.
         """
-        begun = self._begun.pop((tuple(texts), side), None)
-        if begun is None or (begun.done() and (begun.cancelled() or begun.exception() is not None)):
-            # What went wrong before anybody waited for it may have passed.
+        if len(texts) != 1:
             return await self._embed(texts, side)
-        return await begun
+        # Whoever stops waiting leaves it to the others.
+        return [*await asyncio.shield(self._call(texts[0], side))]
+
+    def _call(self, text: str, side: Side) -> asyncio.Task[list[bytes]]:
+        """The call that embeds a text: one that was begun already, unless it has failed, which may have passed."""
+        # Of the text itself nothing is kept: it may have to be forgotten.
+        key = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest(), side)
+        call = self._kept.pop(key, None)
+        if call is None or (call.done() and (call.cancelled() or call.exception() is not None)):
+            call = asyncio.create_task(self._embed([text], side))
+            # Where nobody waits for it, its error is nobody's.
+            call.add_done_callback(lambda done: done.cancelled() or done.exception())
+        # The one that was asked for least lately goes first.
+        self._kept[key] = call
+        if len(self._kept) > KEPT_TEXTS:
+            del self._kept[next(iter(self._kept))]
+        return call
 
     async def _embed(self, texts: Sequence[str], side: Side) -> list[bytes]:
         limit = self._family.max_characters
@@ -247,7 +252,7 @@ class BedrockEmbeddings:
         Raises:
             ApplicationError: as `embed`.
         """
-        await self.embed(["ready"], "query")
+        await self._embed(["ready"], "query")
         where = "embedded" if self.local else f"Amazon Bedrock, {self._runtime.called.region}"
         return f"{shown_model_id(self._runtime.model_id)}, {self._model.dimensions} dimensions ({where})"
 

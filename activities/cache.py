@@ -83,7 +83,7 @@ class CacheActivities:
         now = params.now or datetime.now(UTC)
         entry = await store.cached_answer(params.user_id, query_hash(params.query), now, params)
         if entry is None:
-            self._embeddings.begin([params.query], EMBEDDED["cache"].side)
+            self._embeddings.begin(params.query, EMBEDDED["cache"].side)
             return CacheCheckResult(hit=False)
         return _hit(entry, 1.0, now)
 

@@ -514,9 +514,10 @@ class Runtime:
         ]
 
     def begin_embedding(self, params: "EmbedParams") -> None:
-        """Begin what a workflow that is about to start will embed, where it will do so in this process."""
+        """Begin to embed the text that a workflow will that is about to start, where it will do so in this process."""
         if self.parts is not None and self.problem is None and self._is_current.is_set():
-            self.parts.embeddings.begin(params.texts, params.side)
+            [text] = params.texts
+            self.parts.embeddings.begin(text, params.side)
 
     async def start(
         self,

@@ -134,46 +134,75 @@ async def test_vectors_keep_order_and_mean_something(url: str) -> None:
     assert math.isclose(cosine(query, query), 1, rel_tol=1e-5)
 
 
-async def test_a_call_that_was_begun_is_the_next_one_of_its_texts(faults: Faults, url: str) -> None:
+async def test_a_text_by_itself_is_embedded_once(faults: Faults, url: str) -> None:
     embeddings = BedrockEmbeddings(EMBEDDING_MODEL, None, None, url)
-    texts = ["Where is the cat?"]
-    embeddings.begin(texts, "query")
-    embeddings.begin(texts, "query")
-    begun = await embeddings.embed(texts, "query")
+    text = "Where is the cat?"
+    embeddings.begin(text, "query")
+    embeddings.begin(text, "query")
+    first, second = await asyncio.gather(embeddings.embed([text], "query"), embeddings.embed([text], "query"))
+    assert first == second == await embeddings.embed([text], "query")
     assert len(faults.seen) == 1
-    # It was for one: the next call asks the model again.
-    assert cosine((await embeddings.embed(texts, "query"))[0], begun[0]) > 0.9999
-    assert len(faults.seen) == 2
 
+    # Other texts, this one on another side and among others have nothing to do with it.
+    await embeddings.embed(["Where is the dog?"], "query")
+    await embeddings.embed([text], "passage")
+    again, _ = await embeddings.embed([text, "Where is the dog?"], "query")
+    assert cosine(again, first[0]) > 0.9999
+    assert len(faults.seen) == 4
+
+    # What looks whether the model answers isn't answered from memory.
+    await embeddings.check()
+    await embeddings.check()
+    assert len(faults.seen) == 6
+
+
+async def test_whoever_stops_waiting_for_a_text_leaves_it_to_the_others(faults: Faults, url: str) -> None:
+    embeddings = BedrockEmbeddings(EMBEDDING_MODEL, None, None, url)
+    leaving, staying = (asyncio.create_task(embeddings.embed(["Where is the cat?"], "query")) for _ in range(2))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert len(await staying) == 1
+    assert leaving.cancelled()
+    assert len(faults.seen) == 1
+
+
+async def test_a_call_for_a_text_that_failed_is_not_kept(faults: Faults, url: str) -> None:
+    embeddings = BedrockEmbeddings(EMBEDDING_MODEL, None, None, url)
+    text = "Where is the cat?"
     # What goes wrong while it is waited for is said.
     faults.next.append(error(429, "ThrottlingException"))
-    embeddings.begin(texts, "query")
+    embeddings.begin(text, "query")
     with pytest.raises(ApplicationError) as refused:
-        await embeddings.embed(texts, "query")
+        await embeddings.embed([text], "query")
     assert refused.value.type == "throttled"
+    assert len(await embeddings.embed([text], "query")) == 1
 
-    # What went wrong before may have passed. Other texts, and these on another side, have nothing to do with it.
+    # What went wrong before may have passed.
     faults.next.append(error(429, "ThrottlingException"))
-    embeddings.begin(texts, "query")
-    while not all(call.done() for call in embeddings._begun.values()):
+    embeddings.begin("Where is the dog?", "query")
+    while not all(call.done() for call in embeddings._kept.values()):
         await asyncio.sleep(0.01)
-    await embeddings.embed(["Where is the dog?"], "query")
-    await embeddings.embed(texts, "passage")
-    assert len(await embeddings.embed(texts, "query")) == 1
-    assert embeddings._begun == {}
+    assert len(await embeddings.embed(["Where is the dog?"], "query")) == 1
+    assert len(faults.seen) == 4
 
 
-async def test_no_more_calls_are_begun_than_run_at_once_and_none_is_left(
-    faults: Faults, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(activities.bedrock, "BEGUN_SECONDS", 0.2)
+async def test_no_more_calls_are_begun_than_run_at_once(faults: Faults, url: str) -> None:
     embeddings = BedrockEmbeddings(EMBEDDING_MODEL, None, None, url)
     for number in range(100):
-        embeddings.begin([f"Where is cat {number}?"], "query")
-    while embeddings._begun:
-        await asyncio.sleep(0.01)
-    assert len(faults.seen) <= activities.bedrock.CALLS_AT_ONCE
-    assert len(await embeddings.embed(["Where is cat 7?"], "query")) == 1
+        embeddings.begin(f"Where is cat {number}?", "query")
+    await asyncio.wait(embeddings._kept.values())
+    assert len(faults.seen) == activities.bedrock.CALLS_AT_ONCE
+    assert len(await embeddings.embed(["Where is cat 99?"], "query")) == 1
+
+
+async def test_the_texts_that_were_asked_for_lately_are_kept(
+    faults: Faults, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(activities.bedrock, "KEPT_TEXTS", 2)
+    embeddings = BedrockEmbeddings(EMBEDDING_MODEL, None, None, url)
+    for text in ("a", "b", "a", "c", "a", "b"):
+        await embeddings.embed([text], "query")
+    assert [json.loads(body)["texts"] for _, body in faults.seen] == [["a"], ["b"], ["c"], ["b"]]
 
 
 async def test_sides_differ(url: str) -> None:

@@ -1,6 +1,5 @@
 """Which queries are identical, which answers are given, and when they have expired."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -70,10 +69,10 @@ class Beginning(BedrockEmbeddings):
 
     def __init__(self) -> None:
         super().__init__("local.multilingual-e5-small", None, None, "http://127.0.0.1:1")
-        self.begun: list[tuple[list[str], Side]] = []
+        self.begun: list[tuple[str, Side]] = []
 
-    def begin(self, texts: Sequence[str], side: Side) -> None:
-        self.begun.append((list(texts), side))
+    def begin(self, text: str, side: Side) -> None:
+        self.begun.append((text, side))
 
 
 async def test_expiry_goes_by_temporal_s_clock_whatever_a_worker_s_says(tmp_path: Path) -> None:
@@ -96,5 +95,5 @@ async def test_expiry_goes_by_temporal_s_clock_whatever_a_worker_s_says(tmp_path
     late = {"now": then + timedelta(hours=2)}
     assert not (await cache.cached_answer(check.model_copy(update=late))).hit
     # What the next step of the check embeds.
-    assert embeddings.begun == [(["Who has the key?"], EMBEDDED["cache"].side)]
+    assert embeddings.begun == [("Who has the key?", EMBEDDED["cache"].side)]
     assert not (await cache.similar_answer(lookup.model_copy(update=late))).hit
