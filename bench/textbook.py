@@ -23,7 +23,7 @@ from temporalio.workflow import ActivityCancellationType, ActivityHandle
 
 from mcp_server.local.temporal import LOOPBACK, find_executable, free_port
 from mcp_server.runtime import connect_embedded
-from workflows.worker import CONCURRENT_ACTIVITIES, WORKFLOWS, activity_methods
+from workflows.worker import CONCURRENT_ACTIVITIES, DATA_CONVERTER, WORKFLOWS, activity_methods
 
 FLOOR_QUEUE = "floor"
 TEXTBOOK_QUEUE = "textbook"
@@ -110,7 +110,10 @@ async def default_dev_server(folder: Path) -> AsyncIterator[Client]:
             stderr=log,
         )
         try:
-            yield await connect_embedded(f"{LOOPBACK}:{port}")
+            address = f"{LOOPBACK}:{port}"
+            await connect_embedded(address)
+            # That one knew that it is near.
+            yield await Client.connect(address, data_converter=DATA_CONVERTER)
         finally:
             process.terminate()
             await process.wait()

@@ -255,7 +255,7 @@ async def connect_embedded(address: str) -> "Client":
     Raises:
         RuntimeError: where it doesn't become so.
     """
-    from temporalio.client import Client
+    from temporalio.client import Client, GrpcCompression
 
     from workflows.worker import DATA_CONVERTER
 
@@ -263,7 +263,8 @@ async def connect_embedded(address: str) -> "Client":
     deadline = time.monotonic() + EMBEDDED_CONNECT_SECONDS
     while True:
         try:
-            return await Client.connect(address, data_converter=DATA_CONVERTER)
+            # By default both ends compress what never leaves the machine.
+            return await Client.connect(address, data_converter=DATA_CONVERTER, grpc_compression=GrpcCompression.NONE)
         except RuntimeError:
             if time.monotonic() >= deadline:
                 raise
