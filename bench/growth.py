@@ -120,8 +120,12 @@ async def fill(store: SqliteStore, sizes: tuple[int, ...], prose: list[str], vec
 
 
 def tool(client: Client, user: str) -> Search:
+    numbers = itertools.count()
+
     async def search(query: str, weight: float, filter: dict[str, Any] | None) -> list[str]:
-        arguments = {"query": query, "user_id": user, "weight": weight, "filter": filter}
+        # A question that was asked before wouldn't be embedded again.
+        asked = f"{query} ({next(numbers)})"
+        arguments = {"query": asked, "user_id": user, "weight": weight, "filter": filter}
         result = await client.call_tool("hybrid_search", arguments, read_timeout_seconds=60)
         if result.is_error or result.structured_content is None:
             raise RuntimeError(f"hybrid_search failed: {result.content}")

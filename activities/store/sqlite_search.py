@@ -98,8 +98,8 @@ def nearest(
 ) -> list[Found]:
     """The `k` rows of a share with the nearest vectors, and their cosines, best first; ties go to the lower id.
 
-    None where the vector is zeros. In a large share the rows whose codes are most like the vector's are compared, at
-    least four times `k` and an eighth of all: nearly always the nearest are among them.
+    None where the vector is zeros. In a large share the eighth of its rows is looked at whose codes are most like the
+    vector's, or more until RESCORED and four times `k` meet the condition: nearly always the nearest are among them.
     """
     found = found or standing(db, share)
     if vector is None or found is None:
@@ -109,9 +109,11 @@ def nearest(
     if found.centre is not None:
         from activities.store import sqlite_codes
 
-        wanted, chosen = max(RESCORED, 4 * k, found.records // 8), list[int]()
+        wanted, chosen = max(RESCORED, 4 * k), list[int]()
         order = sqlite_codes.nearest(db, found.number, found.centre, vector)
-        for start, end in _parts(len(order), wanted):
+        # Of an eighth of all, those that meet a condition are an eighth of such records, unless it has to do with what
+        # is asked for.
+        for start, end in _parts(len(order), max(wanted, found.records // 8)):
             part = order[start:end].tolist()
             chosen += part if condition is None else list(_named(db, share, part, condition))
             if len(chosen) >= wanted:
