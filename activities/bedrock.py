@@ -8,9 +8,12 @@ import asyncio
 import functools
 import hashlib
 import json
+import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from temporalio import activity
@@ -48,6 +51,8 @@ TEXT_SECONDS = 60.0
 CALLS_AT_ONCE = 16
 KEPT_TEXTS = 256
 """Of how many single texts vectors are kept: a turn of an agent's asks for the same question's up to four times."""
+JOINED_SECONDS = 5.0
+"""How old a call may be that another one waits for too: one that takes longer may never be answered."""
 
 T = TypeVar("T")
 
@@ -138,6 +143,15 @@ def sendable(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
+@dataclass(eq=False)
+class _Call:
+    """A call of the embedding model with one text, and how many wait for it."""
+
+    task: asyncio.Task[list[bytes]]
+    begun: float = field(default_factory=time.monotonic)
+    waiting: int = 0
+
+
 class BedrockEmbeddings:
     """An embedding model on Bedrock, or the embedded one.
 
@@ -155,7 +169,10 @@ class BedrockEmbeddings:
         self._family = embedding_family(model_id)
         self._model = embedding_model(model_id, dimensions)
         self._runtime = BedrockRuntime(model_id, "EMBEDDING_MODEL_ID", region, endpoint_url, EMBED_SECONDS)
-        self._kept: dict[tuple[bytes, Side], asyncio.Task[list[bytes]]] = {}
+        # By digests with a salt: of the texts themselves, which may have to be forgotten, nothing is kept.
+        self._salt = os.urandom(32)
+        self._kept: dict[bytes, list[bytes]] = {}
+        self._under_way: dict[bytes, _Call] = {}
 
     @property
     def model(self) -> EmbeddingModel:
@@ -175,8 +192,9 @@ class BedrockEmbeddings:
 
         Where as many are under way as run at once, it is left to `embed`.
         """
-        if sum(not call.done() for call in self._kept.values()) < CALLS_AT_ONCE:
-            self._call(text, side)
+        key = self._key(text, side)
+        if key not in self._kept and len(self._under_way) < CALLS_AT_ONCE:
+            self._call(key, text, side)
 
     async def embed(self, texts: Sequence[str], side: Side) -> list[bytes]:
         """Vectors of `texts`, in order, each packed by `pack_vector` (4 bytes a dimension, unit length).
@@ -190,23 +208,44 @@ class BedrockEmbeddings:
         """
         if len(texts) != 1:
             return await self._embed(texts, side)
-        # Whoever stops waiting leaves it to the others.
-        return [*await asyncio.shield(self._call(texts[0], side))]
+        key = self._key(texts[0], side)
+        if (kept := self._kept.pop(key, None)) is not None:
+            # The one that was asked for least lately goes first.
+            self._kept[key] = kept
+            return [*kept]
+        call = self._call(key, texts[0], side)
+        call.waiting += 1
+        try:
+            return [*await asyncio.shield(call.task)]
+        finally:
+            call.waiting -= 1
+            if not call.waiting:
+                self._end(key, call)
 
-    def _call(self, text: str, side: Side) -> asyncio.Task[list[bytes]]:
-        """The call that embeds a text: one that was begun already, unless it has failed, which may have passed."""
-        # Of the text itself nothing is kept: it may have to be forgotten.
-        key = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest(), side)
-        call = self._kept.pop(key, None)
-        if call is None or (call.done() and (call.cancelled() or call.exception() is not None)):
-            call = asyncio.create_task(self._embed([text], side))
-            # Where nobody waits for it, its error is nobody's.
-            call.add_done_callback(lambda done: done.cancelled() or done.exception())
-        # The one that was asked for least lately goes first.
-        self._kept[key] = call
-        if len(self._kept) > KEPT_TEXTS:
-            del self._kept[next(iter(self._kept))]
+    def _key(self, text: str, side: Side) -> bytes:
+        return hashlib.blake2b(f"{side}\0{text}".encode("utf-8", "surrogatepass"), key=self._salt).digest()
+
+    def _call(self, key: bytes, text: str, side: Side) -> "_Call":
+        """The call that embeds a text: one that is under way, if it began lately."""
+        call = self._under_way.get(key)
+        if call is None or call.task.done() or time.monotonic() > call.begun + JOINED_SECONDS:
+            call = self._under_way[key] = _Call(asyncio.create_task(self._embed([text], side)))
+            call.task.add_done_callback(functools.partial(self._keep, key, call))
         return call
+
+    def _keep(self, key: bytes, call: "_Call", task: asyncio.Task[list[bytes]]) -> None:
+        """Keep what a call came to; where nobody waits for it, its error is nobody's."""
+        self._end(key, call)
+        if not task.cancelled() and task.exception() is None:
+            self._kept[key] = task.result()
+            if len(self._kept) > KEPT_TEXTS:
+                del self._kept[next(iter(self._kept))]
+
+    def _end(self, key: bytes, call: "_Call") -> None:
+        """Have nobody wait for a call from here on."""
+        if self._under_way.get(key) is call:
+            del self._under_way[key]
+        call.task.cancel()
 
     async def _embed(self, texts: Sequence[str], side: Side) -> list[bytes]:
         limit = self._family.max_characters

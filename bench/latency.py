@@ -174,7 +174,7 @@ class Bench:
         self._textbook = textbook
         self.tools = tool_calls(direct)
         self.times = {tool.name: Times() for tool in self.tools}
-        self._number = 0
+        self._number = MESSAGES
 
     async def fill(self) -> None:
         """Documents, messages and a cached answer for the calls to find."""
@@ -222,7 +222,7 @@ class Bench:
         """Time every side of every tool, a block of calls of each in a round, in an order that chance gives.
 
         Sides of one tool follow each other, so that a machine that gets slower does so for all of them. The textbook
-        way has a place in every other round: it takes longest, and its times, which a server's limits set, hardly vary.
+        way has a place in every other round: it takes longest, and its median, set by a server's limits, varies least.
         """
         chance = random.Random(1)
         for turn in range(-1, rounds):
@@ -343,12 +343,12 @@ async def one_turn(bench: Bench, rounds: int) -> None:
     """What an agent asks in one turn: three tools one question, in turn with a question of its own for each."""
     turns = [tool for tool in bench.tools if tool.bounds == "embedding" and tool.tool != "store_memory"]
     took: dict[bool, list[float]] = {True: [], False: []}
-    for _ in range(rounds):
-        for asks_one, seconds in took.items():
+    for turn in range(rounds):
+        for asks_one in (True, False) if turn % 2 else (False, True):
             number, start = bench.next_number(), time.perf_counter()
             for tool in turns:
                 await bench.call(tool, "stdio", number if asks_one else bench.next_number())
-            seconds.append(time.perf_counter() - start)
+            took[asks_one].append(time.perf_counter() - start)
     one, three = (milliseconds(took[asks_one], 0.5) for asks_one in (True, False))
     names = ", ".join(tool.tool for tool in turns)
     print(f"\n{names} in turn over stdio: one question {one:.1f} ms, three {three:.1f} ms; {one / three:.2f}")

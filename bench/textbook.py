@@ -112,7 +112,7 @@ async def default_dev_server(folder: Path) -> AsyncIterator[Client]:
         try:
             address = f"{LOOPBACK}:{port}"
             await connect_embedded(address)
-            # That one knew that it is near.
+            # By that one it is known to be healthy; this one is as the SDK makes it, with compression.
             yield await Client.connect(address, data_converter=DATA_CONVERTER)
         finally:
             process.terminate()

@@ -354,27 +354,35 @@ def _living(home: Path) -> dict[str, Any]:
 async def _ask(home: Path, need: list[Piece]) -> tuple[_Connection, dict[str, Any]] | None:
     """A connection to the living supervisor of `home`, and its answer; None where there is none, or it is ending."""
     state = _living(home)
-    try:
-        connection = _Connection(*await asyncio.open_connection(LOOPBACK, state["port"]))
-    except (KeyError, OSError):
+    if not state:
         return None
-    connection.writer.write(json.dumps({"token": state["token"], "need": need}).encode() + b"\n")
-    line = asyncio.create_task(connection.reader.readline())
+    asking = asyncio.create_task(_answered(state, need))
+    try:
+        while not (await asyncio.wait({asking}, timeout=LOOK_SECONDS))[0]:
+            # Somebody else at the port of a killed supervisor may never say a word.
+            if _living(home).get("token") != state["token"]:
+                return None
+        return asking.result()
+    finally:
+        asking.cancel()
+
+
+async def _answered(state: dict[str, Any], need: list[Piece]) -> tuple[_Connection, dict[str, Any]] | None:
+    """A connection to whoever listens where a supervisor should, and the answer; None where there is none."""
     answer = None
     try:
-        while not line.done():
-            await asyncio.wait({line}, timeout=LOOK_SECONDS)
-            # Somebody else at the port of a killed supervisor may never say a word.
-            if not line.done() and _living(home).get("token") != state["token"]:
-                return None
-        answer = json.loads(line.result() or b"null")
+        connection = _Connection(*await asyncio.open_connection(LOOPBACK, state["port"]))
+    except OSError:
+        return None
+    try:
+        connection.writer.write(json.dumps({"token": state["token"], "need": need}).encode() + b"\n")
+        answer = json.loads(await connection.reader.readline() or b"null")
+        return (connection, answer) if isinstance(answer, dict) else None
     except (OSError, ValueError):
         return None
     finally:
-        line.cancel()
-        if answer is None:
+        if not isinstance(answer, dict):
             connection.writer.close()
-    return None if answer is None else (connection, answer)
 
 
 class Lease:

@@ -1,12 +1,16 @@
 """The real boto3 client against the real embedded endpoint, and against the errors that Bedrock sends."""
 
 import asyncio
+import contextlib
+import gc
 import json
 import math
 import socket
 import threading
+import weakref
 from array import array
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -165,6 +169,55 @@ async def test_whoever_stops_waiting_for_a_text_leaves_it_to_the_others(faults: 
     assert leaving.cancelled()
     assert len(faults.seen) == 1
 
+    # The last one to leave ends it.
+    faults.next.append(None)
+    leaving = asyncio.create_task(embeddings.embed(["Where is the dog?"], "query"))
+    await asyncio.sleep(0)
+    [call] = embeddings._under_way.values()
+    leaving.cancel()
+    await asyncio.wait([call.task])
+    assert call.task.cancelled()
+    assert not embeddings._under_way
+
+
+async def test_nobody_joins_a_call_that_has_waited_long(
+    faults: Faults, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(activities.bedrock, "JOINED_SECONDS", 0.0)
+    embeddings = BedrockEmbeddings(EMBEDDING_MODEL, None, None, url)
+    faults.next.append(None)
+    waiting = asyncio.create_task(embeddings.embed(["Where is the cat?"], "query"))
+    while not faults.seen:
+        await asyncio.sleep(0.01)
+    assert len(await embeddings.embed(["Where is the cat?"], "query")) == 1
+    assert not waiting.done()
+    waiting.cancel()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_nothing_of_who_asked_is_kept_with_a_vector(faults: Faults, url: str, *, fails: bool) -> None:
+    class Request:
+        pass
+
+    of_a_call: ContextVar[Request] = ContextVar("of_a_call")
+    embeddings = BedrockEmbeddings(EMBEDDING_MODEL, None, None, url)
+
+    async def ask() -> "weakref.ref[Request]":
+        request = Request()
+        of_a_call.set(request)
+        with contextlib.suppress(ApplicationError):
+            await embeddings.embed(["Where is the cat?"], "query")
+        return weakref.ref(request)
+
+    if fails:
+        faults.next.append(error(429, "ThrottlingException"))
+    asked = await asyncio.create_task(ask())
+    # The thread that made the call may be about to let go of it.
+    while asked() is not None:
+        gc.collect()
+        await asyncio.sleep(0.01)
+    assert len(embeddings._kept) == (0 if fails else 1)
+
 
 async def test_a_call_for_a_text_that_failed_is_not_kept(faults: Faults, url: str) -> None:
     embeddings = BedrockEmbeddings(EMBEDDING_MODEL, None, None, url)
@@ -180,7 +233,7 @@ async def test_a_call_for_a_text_that_failed_is_not_kept(faults: Faults, url: st
     # What went wrong before may have passed.
     faults.next.append(error(429, "ThrottlingException"))
     embeddings.begin("Where is the dog?", "query")
-    while not all(call.done() for call in embeddings._kept.values()):
+    while embeddings._under_way:
         await asyncio.sleep(0.01)
     assert len(await embeddings.embed(["Where is the dog?"], "query")) == 1
     assert len(faults.seen) == 4
@@ -190,7 +243,7 @@ async def test_no_more_calls_are_begun_than_run_at_once(faults: Faults, url: str
     embeddings = BedrockEmbeddings(EMBEDDING_MODEL, None, None, url)
     for number in range(100):
         embeddings.begin(f"Where is cat {number}?", "query")
-    await asyncio.wait(embeddings._kept.values())
+    await asyncio.wait([call.task for call in embeddings._under_way.values()])
     assert len(faults.seen) == activities.bedrock.CALLS_AT_ONCE
     assert len(await embeddings.embed(["Where is cat 99?"], "query")) == 1
 

@@ -47,6 +47,20 @@ async def test_what_is_begun_before_a_workflow_is_its_own_first_step(bedrock: En
     assert bedrock.embedded == ["Where is the harbour?", "Who keeps the light?", "When is high tide?"]
 
 
+async def test_a_question_that_several_tools_are_asked_is_embedded_once(bedrock: Endpoint, on_bedrock: Client) -> None:
+    question = "Where is the harbour?"
+    await asyncio.gather(
+        on_bedrock.call_tool("check_semantic_cache", {"query": question}),
+        on_bedrock.call_tool("retrieve_memory", {"text": question}),
+        on_bedrock.call_tool("hybrid_search", {"query": question}),
+    )
+    await on_bedrock.call_tool("semantic_cache_response", {"query": question, "response": "In the bay."})
+    found = content(await on_bedrock.call_tool("check_semantic_cache", {"query": "where's the harbour?"}))
+
+    assert found["similarity"] is not None
+    assert bedrock.embedded == [question, "where's the harbour?"]
+
+
 async def test_throttling_is_waited_out(bedrock: Endpoint, on_bedrock: Client) -> None:
     bedrock.failures = [(429, "ThrottlingException", "Too many requests")] * 5
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import apsw
 import psutil
+import pytest
 from mcp import Client
 
 from mcp_server.local.stack import Lease
@@ -210,25 +211,42 @@ async def test_what_a_killed_supervisor_wrote_is_not_trusted(tmp_path: Path) -> 
     await stack_gone(home)
 
 
-async def test_what_a_killed_supervisor_wrote_is_not_trusted_while_the_next_one_begins(tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", [True, False])
+async def test_what_a_killed_supervisor_wrote_is_not_trusted_while_the_next_one_begins(
+    tmp_path: Path, *, killed: bool
+) -> None:
     home = tmp_path / "home"
     home.mkdir()
     asked = asyncio.Event()
     silent = await asyncio.start_server(lambda *_: asked.set(), "127.0.0.1", 0)
     stale = {"pid": 1, "port": silent.sockets[0].getsockname()[1], "token": "x", "temporal_pid": None}
     (home / "stack.json").write_text(json.dumps(stale))
+
+    def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'{"models": "http://next"}\n')
+
+    supervisor = await asyncio.start_server(answer, "127.0.0.1", 0)
     lease = Lease(home, ["models"])
-    # As one does that has just taken the lock, and is killed before it has written its own port.
+    # As one does that has just taken the lock.
     lock = os.open(home / "stack.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     fcntl.flock(lock, fcntl.LOCK_EX)
     acquiring = asyncio.create_task(lease.acquire())
     await asked.wait()
-    os.close(lock)
     try:
-        assert (await acquiring).models
+        if killed:
+            os.close(lock)
+            assert (await acquiring).models != "http://next"
+        else:
+            # It has written where it listens itself.
+            own = {"pid": os.getpid(), "port": supervisor.sockets[0].getsockname()[1], "token": "y"}
+            (home / "stack.json").write_text(json.dumps(own))
+            assert (await acquiring).models == "http://next"
     finally:
         await lease.release()
         silent.close()
+        supervisor.close()
+        if not killed:
+            os.close(lock)
     await stack_gone(home)
 
 
