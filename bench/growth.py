@@ -119,9 +119,7 @@ async def fill(store: SqliteStore, sizes: tuple[int, ...], prose: list[str], vec
             await store._write(put)
 
 
-def tool(client: Client, user: str) -> Search:
-    numbers = itertools.count()
-
+def tool(client: Client, user: str, numbers: Iterator[int]) -> Search:
     async def search(query: str, weight: float, filter: dict[str, Any] | None) -> list[str]:
         # A question that was asked before wouldn't be embedded again.
         asked = f"{query} ({next(numbers)})"
@@ -212,8 +210,9 @@ async def measure(own: tuple[int, ...], rounds: int) -> list[str]:
             )
             clients[name] = await stack.enter_async_context(Client(stdio_client(server)))
         subjects = {"1,000 alone": ("alone", SIZES[0])} | {f"{size:,}": ("others", size) for size in own}
+        numbers = itertools.count()
         sides = {
-            "tool": {one: tool(clients[name], f"user-{size}") for one, (name, size) in subjects.items()},
+            "tool": {one: tool(clients[name], f"user-{size}", numbers) for one, (name, size) in subjects.items()},
             "store": {one: direct(stores[name], f"user-{size}", embedded) for one, (name, size) in subjects.items()},
         }
         print(f"{'ms, median':<24}" + "".join(f"{one:>13}" for one in subjects) + "   beside others   growth")
