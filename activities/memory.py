@@ -47,7 +47,7 @@ from activities.models import (
 )
 from activities.store.base import OPENING_CHARACTERS, OpenedStore
 from activities.store.words import cut, opening
-from activities.summaries import fenced, recalled
+from activities.summaries import fenced, shown
 
 SIGNIFICANCE = 0.3
 """Least importance of a message that may become a memory."""
@@ -374,17 +374,19 @@ class MemoryActivities:
         found = await store.recall(query)
         for message in found.related_conversation:
             for neighbour in (*message.before, *message.after):
-                neighbour.text = cut(neighbour.text, NEIGHBOUR_CHARACTERS)
-        room = _fit(found.similar_memories, MAX_RECALL_BYTES)
-        _fit(found.related_conversation, room)
+                if len(neighbour.text) > NEIGHBOUR_CHARACTERS:
+                    neighbour.text = cut(neighbour.text, NEIGHBOUR_CHARACTERS)
+        # Nearly always all of it fits.
+        if len(found.model_dump_json().encode()) > MAX_RECALL_BYTES:
+            room = _fit(found.similar_memories, MAX_RECALL_BYTES)
+            _fit(found.related_conversation, room)
         return found
 
     @activity.defn
     async def recall(self, query: MemoryQuery) -> RetrieveMemoryResult:
-        """What `recollect` finds, with the summaries of the conversations that its messages are from."""
+        """What `recollect` finds, as a caller sees it."""
         found = await self.recollect(query)
-        conversations = list(dict.fromkeys(message.conversation_id for message in found.related_conversation))
-        summary, model = await recalled(await self._store(), query.user_id, conversations)
+        summary, model = shown(found.summaries)
         return RetrieveMemoryResult(
             related_conversation=found.related_conversation,
             conversation_summary=summary,

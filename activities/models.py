@@ -466,6 +466,7 @@ class Recollection(Model):
 
     related_conversation: list[RelatedMessage]
     similar_memories: list[SimilarMemory]
+    summaries: list[Summary] = Field(description="Of the conversations that the best messages are from.")
 
 
 class RetrieveMemoryResult(Model):

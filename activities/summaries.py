@@ -15,7 +15,7 @@ from activities.models import (
     GenerateParams,
     Summary,
 )
-from activities.store.base import OpenedStore, Store
+from activities.store.base import OpenedStore
 from activities.store.words import cut
 
 MESSAGES_AT_ONCE = 50
@@ -31,9 +31,6 @@ SUMMARY_CHARACTERS = 2_000
 """Length to which a summary is cut."""
 
 SUMMARY_TOKENS = 400
-
-MOST_RECALLED = 3
-"""Of how many conversations a recollection brings the summary."""
 
 SUMMARISE = """You keep the summary of a conversation between a person and their assistant up to date.
 Between <material> and </material> stand the summary so far, if there is one, then a line of dashes, and then what was
@@ -77,28 +74,20 @@ def prompt_of(before: str, lines: Sequence[str]) -> str:
     return "\n".join(["<material>", *parts, "</material>"])
 
 
-def shown(summaries: Sequence[Summary]) -> str:
-    """Summaries as a caller reads them, each headed by its conversation and dates."""
-    parts: list[str] = []
-    for summary in summaries:
-        days = dict.fromkeys(f"{moment:%Y-%m-%d}" for moment in (summary.first_at, summary.last_at))
-        parts.append(f"Conversation {summary.conversation_id} ({' to '.join(days)}):\n{summary.text}")
-    return "\n\n".join(parts)
-
-
-async def recalled(store: Store, user_id: str, conversation_ids: list[str]) -> tuple[str, str | None]:
-    """The summaries of the first MOST_RECALLED of some conversations, those that matter most first.
+def shown(summaries: Sequence[Summary]) -> tuple[str, str | None]:
+    """Summaries as a caller reads them, each headed by its conversation and dates; empty ones are left out.
 
     Returns:
-        The summaries as a caller reads them, without those of conversations that have none; and the models that wrote
-        them, None where there are none.
+        The text, and the models that wrote it; None where there is nothing.
     """
-    if not conversation_ids:
-        return "", None
-    found = await store.summaries(user_id, conversation_ids[:MOST_RECALLED])
-    summaries = [summary for summary in found if summary.text]
-    models = dict.fromkeys(summary.model_id for summary in summaries)
-    return shown(summaries), ", ".join(models) or None
+    parts: list[str] = []
+    models: dict[str, None] = {}
+    for summary in summaries:
+        if summary.text:
+            days = dict.fromkeys(f"{moment:%Y-%m-%d}" for moment in (summary.first_at, summary.last_at))
+            parts.append(f"Conversation {summary.conversation_id} ({' to '.join(days)}):\n{summary.text}")
+            models[summary.model_id] = None
+    return "\n\n".join(parts), ", ".join(models) or None
 
 
 class SummaryActivities:

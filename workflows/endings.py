@@ -33,14 +33,9 @@ class Ending:
     at_once: bool
 
     def tell(self, result: Sequence[Payload] | None) -> None:
-        """Wake whoever waits."""
-
-        def wake() -> None:
-            if not self.result.done():
-                self.result.set_result(result)
-
-        # A workflow's turn has an event loop of its own.
-        self.result.get_loop().call_soon_threadsafe(wake)
+        """Wake whoever waits, before the worker goes on: it takes its turns on the thread of their event loop."""
+        if not self.result.done():
+            self.result.set_result(result)
 
 
 class Endings:

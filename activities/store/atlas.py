@@ -109,6 +109,7 @@ from activities.store.base import (
     page_of,
     read_conversation_cursor,
     read_cursor,
+    summarised_with,
     title_of,
     unknown_collection,
 )
@@ -976,8 +977,11 @@ class AtlasStore:
                 self._related(query, vector, cosine),
                 self._memories.similar(query),
             )
-            await self._memories.count_access(similar, query)
-        return Recollection(related_conversation=related, similar_memories=similar)
+            summaries, _ = await asyncio.gather(
+                atlas_summaries.of(self._db, query.user_id, summarised_with(related)),
+                self._memories.count_access(similar, query),
+            )
+        return Recollection(related_conversation=related, similar_memories=similar, summaries=summaries)
 
     async def _related(
         self, query: MemoryQuery, vector: Binary | None, cosine: Callable[[Document], float | None]

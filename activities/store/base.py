@@ -37,6 +37,7 @@ from activities.models import (
     RecordEmbedding,
     RecordText,
     Reembedding,
+    RelatedMessage,
     SearchHit,
     SourcePage,
     StoredDocument,
@@ -48,6 +49,8 @@ RRF_K = 60
 """Rank constant of reciprocal rank fusion: Cormack, Clarke and Büttcher, SIGIR 2009."""
 NEIGHBOURS = 2
 """Most messages on either side that a recalled one comes with."""
+SUMMARIES_RECALLED = 3
+"""Of how many conversations a recollection brings the summary."""
 ACCESSES_KEPT = 32
 """How many retrievals a memory remembers, so that one that runs again isn't counted twice."""
 NEAREST_SAID = 16
@@ -96,6 +99,11 @@ def not_a_parent(memory_id: str) -> ApplicationError:
         f"memory_id: this user has no memory '{memory_id}' that others were consolidated into; give the id of one of "
         "level 1",
     )
+
+
+def summarised_with(messages: Sequence[RelatedMessage]) -> list[str]:
+    """Ids of the conversations whose summaries come with recalled messages: the first few of theirs."""
+    return list(dict.fromkeys(message.conversation_id for message in messages))[:SUMMARIES_RECALLED]
 
 
 def check_chunks(user_id: str, collection: str, source: str, chunks: Sequence[Chunk]) -> None:
@@ -386,7 +394,8 @@ class Store(Protocol):
 
         Messages are searched alone and in their contexts, by vector and by keyword; `relevance.rank_messages` says how
         they are ranked. They come with up to two neighbours on either side in their conversation; equal times keep the
-        order of storing. Memories are ranked by `ranking.rank`, a parent in the place of its children; each returned
+        order of storing; and with the summaries that there are of the first SUMMARIES_RECALLED conversations. Memories
+        are ranked by `ranking.rank`, a parent in the place of its children; each returned
         one counts one access per `query.retrieval_id`.
         """
         ...

@@ -5,7 +5,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,7 +35,7 @@ def _vector_extension() -> str:
 class Database:
     """A SQLite file that any number of threads and processes may use at once, with sqlite-vec loaded.
 
-    All work is done in threads, each with its own connection, so that an event loop is never blocked.
+    All work is done in threads, each transaction on a connection of its own, so that an event loop is never blocked.
 
     Args:
         path: The database file; it and its folder are created where they are missing, readable by their owner alone.
@@ -48,9 +48,7 @@ class Database:
         self._busy_timeout = busy_timeout
         self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
-        self._local = threading.local()
-        self._lock = threading.Lock()
-        self._connections: list[apsw.Connection] = []
+        self._idle: list[apsw.Connection] = []
 
     def start(self) -> None:
         """Be ready for work. Idempotent."""
@@ -87,22 +85,23 @@ class Database:
                 await asyncio.get_running_loop().run_in_executor(self._pool, self._empty_log)
 
     def _empty_log(self) -> None:
-        self._connection(create=False).wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        with self._connection(create=False) as db:
+            db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     def _transact(self, mode: str, work: Work[T]) -> T:
-        """Run `work` in a transaction on this thread's connection."""
+        """Run `work` in a transaction."""
         try:
-            db = self._connection(create=mode == "exclusive")
-            db.execute(f"begin {mode}")
-            try:
-                result = work(db)
-                db.execute("commit")
-            except BaseException:
-                # A full disk or an I/O error may have ended the transaction already.
-                if db.in_transaction:
-                    db.execute("rollback")
-                raise
-            return result
+            with self._connection(create=mode == "exclusive") as db:
+                db.execute(f"begin {mode}")
+                try:
+                    result = work(db)
+                    db.execute("commit")
+                except BaseException:
+                    # A full disk or an I/O error may have ended the transaction already.
+                    if db.in_transaction:
+                        db.execute("rollback")
+                    raise
+                return result
         except (apsw.Error, OSError, UnicodeEncodeError) as error:
             if (explained := self._explain(error)) is None:
                 raise
@@ -135,15 +134,18 @@ class Database:
                 return failure("rejected", f"{file} can't be created: {error.strerror}; set DURABLE_CONTEXT_HOME")
         return None
 
-    def _connection(self, create: bool) -> apsw.Connection:
-        """This thread's connection."""
-        db: apsw.Connection | None = getattr(self._local, "connection", None)
-        if db is None:
+    @contextlib.contextmanager
+    def _connection(self, create: bool) -> Iterator[apsw.Connection]:
+        """A connection that nobody else uses meanwhile."""
+        # The one that was used last: what it has read is cached, until another one writes.
+        try:
+            db = self._idle.pop()
+        except IndexError:
             db = self._connect(create)
-            with self._lock:
-                self._connections.append(db)
-            self._local.connection = db
-        return db
+        try:
+            yield db
+        finally:
+            self._idle.append(db)
 
     def _connect(self, create: bool) -> apsw.Connection:
         if create:
@@ -183,7 +185,5 @@ class Database:
     def _close(self, pool: ThreadPoolExecutor) -> None:
         """Let running transactions finish, then close their connections."""
         pool.shutdown(wait=True)
-        with self._lock:
-            for db in self._connections:
-                db.close()
-            self._connections.clear()
+        while self._idle:
+            self._idle.pop().close()

@@ -167,8 +167,8 @@ async def test_no_call_reads_the_records_of_everybody(file: Path, monkeypatch: p
     transact = Database._transact
 
     def traced(database: Database, mode: str, work: Any) -> Any:
-        connection = database._connection(create=False)
-        connection.exec_trace = note
+        with database._connection(create=False) as connection:
+            connection.exec_trace = note
         return transact(database, mode, work)
 
     def note(cursor: apsw.Cursor, statement: str, bindings: Any) -> bool:

@@ -19,9 +19,9 @@ from activities.models import (
 )
 from activities.store.base import OpenedStore, Store
 from activities.store.sqlite import SqliteStore
-from activities.summaries import MATERIAL_CHARACTERS, MESSAGES_AT_ONCE, SummaryActivities, recalled
+from activities.summaries import MATERIAL_CHARACTERS, MESSAGES_AT_ONCE, SummaryActivities, shown
 from mcp_server.local.stack import Addresses
-from tests.contract.records import MODEL, NOON, downgrade, message
+from tests.contract.records import MODEL, NOON, downgrade, message, retrieval
 
 
 def summary(covered: int, text: str = "said", summary_id: str = "s", **fields: Any) -> Summary:
@@ -102,6 +102,21 @@ async def test_a_summary_of_what_has_changed_is_not_stored(store: Store, outdate
 
     assert await store.summaries("ann", ["c"]) == [kept]
     assert await uncovered(store) == ["m3", "m4"]
+
+
+async def test_the_best_messages_bring_the_summaries_of_their_conversations(store: Store) -> None:
+    for minute, name in enumerate("abcde"):
+        await store.put_message(message(f"ann's {name}", "plum", minute=minute, conversation=name))
+        await store.put_message(message(f"bob's {name}", "plum", minute=minute, conversation=name, user="bob"))
+    for user, name in (("ann", "a"), ("ann", "b"), ("ann", "c"), ("ann", "e"), ("bob", "d")):
+        kept = summary(1, f"{user}'s", summary_id=f"{user} {name}", user_id=user, conversation_id=name)
+        assert await store.put_summary(kept, [f"{user}'s {name}"])
+
+    found = await store.recall(retrieval("plum"))
+
+    assert [one.conversation_id for one in found.related_conversation] == list("edcba")
+    assert [(one.user_id, one.conversation_id) for one in found.summaries] == [("ann", "e"), ("ann", "c")]
+    assert (await store.recall(retrieval("plum", user_id="eve"))).summaries == []
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -207,8 +222,9 @@ def summaries(opened: OpenedStore, text: Overheard) -> SummaryActivities:
 KEY = ConversationKey(user_id="ann", conversation_id="c")
 
 
-async def shown(opened: OpenedStore, *conversations: str) -> str:
-    text, _ = await recalled(await opened(), "ann", list(conversations or "c"))
+async def said(opened: OpenedStore) -> str:
+    """Of the conversation that KEY names, as callers see it."""
+    text, _ = shown(await (await opened()).summaries("ann", ["c"]))
     return text
 
 
@@ -229,7 +245,7 @@ async def test_an_update_reads_the_summary_and_what_came_since(
         "<material>\n2125-01-01 human: We fly to Lisbon on 12 June.\n-----\n"
         "2124-12-31 human: Bruno the dog comes along.\n</material>"
     )
-    assert await shown(opened) == (
+    assert await said(opened) == (
         "Conversation c (2124-12-31 to 2125-01-01):\n"
         "2125-01-01 human: We fly to Lisbon on 12 June.\n2124-12-31 human: Bruno the dog comes along."
     )
@@ -283,10 +299,10 @@ async def test_what_was_forgotten_while_the_model_wrote_is_in_no_summary(
     text.meanwhile = forget
     assert await ActivityEnvironment().run(summaries.update_summary, KEY)
 
-    assert await shown(opened) == ""
+    assert await said(opened) == ""
     text.meanwhile = None
     assert not await ActivityEnvironment().run(summaries.update_summary, KEY)
-    left = await shown(opened)
+    left = await said(opened)
     assert ("Bruno" in left, "Lisbon" in left) == (True, False)
 
 
@@ -296,25 +312,10 @@ async def test_of_messages_without_words_there_is_nothing_to_say(
     store = await opened()
     await store.put_message(message("m1", "🎉"))
     assert not await ActivityEnvironment().run(summaries.update_summary, KEY)
-    assert await shown(opened) == ""
+    assert await said(opened) == ""
 
     await store.put_message(message("m2", "Bruno the dog comes along."))
     assert not await ActivityEnvironment().run(summaries.update_summary, KEY)
     await store.put_message(message("m3", "🎉"))
     assert not await ActivityEnvironment().run(summaries.update_summary, KEY)
-    assert "Bruno" in await shown(opened)
-
-
-async def test_at_most_three_conversations_are_recalled_best_first(
-    opened: OpenedStore, summaries: SummaryActivities
-) -> None:
-    store = await opened()
-    for name in "abcd":
-        await store.put_message(message(name, f"This is {name}.", conversation=name))
-        await ActivityEnvironment().run(summaries.update_summary, ConversationKey(user_id="ann", conversation_id=name))
-
-    assert (await shown(opened, "d", "x", "b", "a")).split("\n\n") == [
-        "Conversation d (2125-01-01):\n2125-01-01 human: This is d.",
-        "Conversation b (2125-01-01):\n2125-01-01 human: This is b.",
-    ]
-    assert await recalled(store, "bob", ["a"]) == ("", None)
+    assert "Bruno" in await said(opened)
