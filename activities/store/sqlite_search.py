@@ -6,7 +6,7 @@ Nothing in here looks outside one `Share` of a table.
 import json
 from collections.abc import Iterator, Sequence
 from heapq import nlargest
-from math import exp, log
+from math import log
 from typing import Any, cast
 
 import apsw
@@ -180,11 +180,15 @@ def _scores(db: apsw.Connection, table: str, phrases: Sequence[str], records: in
         frequency = {phrase: db.execute(count, (phrase,)).get for phrase in phrases}
         phrases = sorted(phrases, key=frequency.__getitem__)
     scores: dict[int, float] = {}
-    everybodys: int | None = None
     for phrase in phrases:
         if scores and 2 * frequency.get(phrase, 0) > records:
             # It would add LEAST_IDF to nearly every text of many.
             break
+        # FTS5 weighs a term by how many of all users' texts there are. With a text full of the term its score is that
+        # weight alone, times SATURATED: divided by it, what is left is the term's part in the text.
+        weight = db.execute(f"select bm25({table}, 1e12) from {table} where {table} match ? limit 1", (phrase,)).get
+        if not weight:
+            continue
         sql = f"select rowid, bm25({table}) as score from {table} where {table} match ?"
         if len(scores) >= most:
             scores = dict(nlargest(most, scores.items(), key=lambda item: item[1]))
@@ -196,35 +200,12 @@ def _scores(db: apsw.Connection, table: str, phrases: Sequence[str], records: in
         else:
             rows = db.execute(sql, (phrase,))
         parts = cast(list[tuple[int, float]], rows.fetchall())
-        if not parts:
-            continue
         holding = frequency.get(phrase) or len(parts)
-        # FTS5 weighs a term by how many of everybody's texts hold it: that is divided out, and the share's put in its
-        # place. Its scores are negative.
-        if everybodys is None:
-            theirs, everybodys = _everybodys(db, table, phrase, holding)
-        else:
-            theirs = _idf(everybodys, holding)
-        factor = -_idf(records, holding) / theirs
+        idf = max(LEAST_IDF, log((records - holding + 0.5) / (holding + 0.5)))
+        factor = idf * SATURATED / weight
         for row, part in parts:
             scores[row] = scores.get(row, 0.0) + factor * part
     return scores
-
-
-def _idf(texts: int, holding: int) -> float:
-    """Inverse document frequency of a term, as FTS5 has it."""
-    return max(LEAST_IDF, log((texts - holding + 0.5) / (holding + 0.5)))
-
-
-def _everybodys(db: apsw.Connection, table: str, phrase: str, holding: int) -> tuple[float, int | None]:
-    """FTS5's inverse document frequency of a term that some texts hold, and how many texts there are.
-
-    It doesn't tell that number: it follows from the weight of a term, unless half of them hold it.
-    """
-    # With a text full of the term its score is that weight alone, times SATURATED.
-    sql = f"select bm25({table}, 1e12) from {table} where {table} match ? limit 1"
-    idf = -cast(float, db.execute(sql, (phrase,)).get) / SATURATED
-    return idf, round(exp(idf) * (holding + 0.5) + holding - 0.5) if idf > 2 * LEAST_IDF else None
 
 
 def hybrid(
