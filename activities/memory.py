@@ -374,8 +374,7 @@ class MemoryActivities:
         found = await store.recall(query)
         for message in found.related_conversation:
             for neighbour in (*message.before, *message.after):
-                if len(neighbour.text) > NEIGHBOUR_CHARACTERS:
-                    neighbour.text = cut(neighbour.text, NEIGHBOUR_CHARACTERS)
+                neighbour.text = cut(neighbour.text, NEIGHBOUR_CHARACTERS)
         # Nearly always all of it fits.
         if len(found.model_dump_json().encode()) > MAX_RECALL_BYTES:
             room = _fit(found.similar_memories, MAX_RECALL_BYTES)

@@ -395,8 +395,8 @@ class Store(Protocol):
         Messages are searched alone and in their contexts, by vector and by keyword; `relevance.rank_messages` says how
         they are ranked. They come with up to two neighbours on either side in their conversation; equal times keep the
         order of storing; and with the summaries that there are of the first SUMMARIES_RECALLED conversations. Memories
-        are ranked by `ranking.rank`, a parent in the place of its children; each returned
-        one counts one access per `query.retrieval_id`.
+        are ranked by `ranking.rank`, a parent in the place of its children; each returned one counts one access per
+        `query.retrieval_id`.
         """
         ...
 

@@ -137,13 +137,11 @@ def _each_once(memories: Sequence[_Scored]) -> list[_Scored]:
 def _place(best: _Scored, waiting: Sequence[_Scored], vectors: Mapping[str, bytes], unrelated: float) -> list[_Scored]:
     """The best, and those on its topic, of whom none has a clear lead over another."""
     place, least, most = [best], best.relevance, best.relevance
-    if not best.topics:
-        return place
     for one in waiting:
-        is_near = most - one.relevance < CLEAR_LEAD and one.relevance - least < CLEAR_LEAD
-        if is_near and one is not best and _is_same_topic(best, one, vectors, unrelated):
+        low, high = min(least, one.relevance), max(most, one.relevance)
+        if one is not best and high - low < CLEAR_LEAD and _is_same_topic(best, one, vectors, unrelated):
             place.append(one)
-            least, most = min(least, one.relevance), max(most, one.relevance)
+            least, most = low, high
     return place
 
 

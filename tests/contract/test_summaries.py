@@ -319,3 +319,13 @@ async def test_of_messages_without_words_there_is_nothing_to_say(
     await store.put_message(message("m3", "🎉"))
     assert not await ActivityEnvironment().run(summaries.update_summary, KEY)
     assert "Bruno" in await said(opened)
+
+
+def test_summaries_are_shown_one_after_the_other() -> None:
+    kept = [summary(1, f"This is {name}.", conversation_id=name) for name in "db"]
+
+    assert shown([kept[0], summary(1, ""), kept[1]]) == (
+        "Conversation d (2125-01-01):\nThis is d.\n\nConversation b (2125-01-01):\nThis is b.",
+        "m",
+    )
+    assert shown([]) == ("", None)
