@@ -116,14 +116,15 @@ def related(db: apsw.Connection, query: MemoryQuery, vector: bytes | None) -> li
         for leg in legs(db, share, query.text, vector, query.limit)
     ]
     ids = json.dumps(list({message_id for leg in searches for message_id in leg}))
-    found = select(
-        db,
-        "message_id, previous, text, timestamp",
-        "from (select message_id, previous, substr(text, 1, ?) as text, timestamp from conversations "
-        "where message_id in (select value from json_each(?)))",
-        (LABEL_CHARACTERS, ids),
+    sql = (
+        "select message_id, previous, substr(text, 1, ?), timestamp from conversations "
+        "where message_id in (select value from json_each(?))"
     )
-    candidates = [Candidate(one["message_id"], one["previous"], one["text"], one["timestamp"]) for one in found]
+    found = cast(Iterable[tuple[str, str | None, str, int]], db.execute(sql, (LABEL_CHARACTERS, ids)))
+    candidates = [
+        Candidate(message_id, previous, beginning, moment(timestamp))
+        for message_id, previous, beginning, timestamp in found
+    ]
     ranked = rank_messages(query.text, query.now, searches, candidates)
     best = dict(ranked[: query.limit])
     ids = json.dumps(list(best))

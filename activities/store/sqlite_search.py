@@ -186,10 +186,7 @@ def _scores(db: apsw.Connection, table: str, phrases: Sequence[str], records: in
             break
         # FTS5 weighs a term by how many of all users' texts there are. With a text full of the term its score is that
         # weight alone, times SATURATED: divided by it, what is left is the term's part in the text.
-        weight = db.execute(f"select bm25({table}, 1e12) from {table} where {table} match ? limit 1", (phrase,)).get
-        if not weight:
-            continue
-        sql = f"select rowid, bm25({table}) as score from {table} where {table} match ?"
+        sql = f"select rowid, bm25({table}) as score, bm25({table}, 1e12) from {table} where {table} match ?"
         if len(scores) >= most:
             scores = dict(nlargest(most, scores.items(), key=lambda item: item[1]))
             # Without the +, FTS5 would be asked for each row by itself.
@@ -199,11 +196,13 @@ def _scores(db: apsw.Connection, table: str, phrases: Sequence[str], records: in
             rows = db.execute(f"{sql} order by score limit {most}", (phrase,))
         else:
             rows = db.execute(sql, (phrase,))
-        parts = cast(list[tuple[int, float]], rows.fetchall())
+        parts = cast(list[tuple[int, float, float]], rows.fetchall())
+        if not parts:
+            continue
         holding = frequency.get(phrase) or len(parts)
         idf = max(LEAST_IDF, log((records - holding + 0.5) / (holding + 0.5)))
-        factor = idf * SATURATED / weight
-        for row, part in parts:
+        factor = idf * SATURATED / parts[0][2]
+        for row, part, _ in parts:
             scores[row] = scores.get(row, 0.0) + factor * part
     return scores
 
