@@ -5,7 +5,7 @@ import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from temporalio.client import Client as TemporalClient
 
 from activities.chunking import split
 from activities.formats import parse
+from activities.memory import CONTEXT_CHARACTERS
 from activities.store.atlas_indexes import all_names
 from bench.chaos_calls import Call, Ledger, Thing, asking, note, wrong
 from bench.chaos_stage import Stage
@@ -188,6 +189,7 @@ class Records:
         listed: How many chunks each source says that it has.
         answers: By user and question.
         summaries: How many messages each says that it covers, by user and conversation.
+        alone: Texts of messages that aren't found together with the one before them.
         disagreeing: Where indexes or records don't fit each other.
         staged: Vectors of chunks that aren't stored.
         contents: Names of contents that nobody has dropped.
@@ -199,9 +201,28 @@ class Records:
     listed: dict[tuple[str, str], int] = field(default_factory=dict)
     answers: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     summaries: dict[tuple[str, str], int] = field(default_factory=dict)
+    alone: set[str] = field(default_factory=set)
     disagreeing: list[str] = field(default_factory=list)
     staged: int = 0
     contents: list[str] = field(default_factory=list)
+
+    def take_contexts(self, contexts: Mapping[str, str], previous: Mapping[str, str | None]) -> None:
+        """Take in what each message is found by beside its own text, and the message before it, by message ids."""
+        places = {name: (user, conversation, text) for name, user, conversation, text, _ in self.messages}
+        if contexts.keys() != places.keys():
+            self.disagreeing.append("not every message has its context, or one of none")
+        for name, (user, conversation, text) in places.items():
+            before = previous[name]
+            wanted = text
+            if before is None:
+                self.alone.add(text)
+            elif before in places and places[before][:2] == (user, conversation):
+                wanted = f"{places[before][2][-CONTEXT_CHARACTERS:]}\n{text}"
+            else:
+                self.disagreeing.append(f"message {name} comes after {before}, which isn't in its conversation")
+                continue
+            if contexts.get(name, wanted) != wanted:
+                self.disagreeing.append(f"message {name} is found by {contexts[name]!r}, and it should be {wanted!r}")
 
 
 def _embedded_records(home: Path) -> Records:
@@ -247,8 +268,8 @@ def _embedded_records(home: Path) -> Records:
             for name, sql in indexes:
                 if rows(sql) != ids:
                     records.disagreeing.append(f"the {name} of {table} aren't those of its {len(ids)} records")
-        if rows("select id, message_id from conversations") != rows("select id, message_id from contexts"):
-            records.disagreeing.append("not every message has its context")
+        contexts = dict(rows("select message_id, text from contexts"))
+        records.take_contexts(contexts, dict(rows("select message_id, previous from conversations")))
         for check in ("integrity_check", "foreign_key_check"):
             if (said := rows(f"pragma {check}")) not in ([("ok",)], []):
                 records.disagreeing.append(f"{check}: {said}")
@@ -285,8 +306,8 @@ def _atlas_records(uri: str, database: str) -> Records:
                 records.disagreeing.append(f"a chunk of {key} isn't of its newest revision")
         for one in found("cache"):
             records.answers.setdefault((one["user_id"], one["query"]), []).append(one["response"])
-        if {one["_id"] for one in messages} != {one["_id"] for one in found("contexts")}:
-            records.disagreeing.append("not every message has its context, or one of none")
+        contexts = {one["_id"]: one["text"] for one in found("contexts")}
+        records.take_contexts(contexts, {one["_id"]: one["previous"] for one in messages})
         records.staged = len(found("staged"))
         records.contents = [str(one["filename"]) for one in found("content_files")]
         if {one["files_id"] for one in found("content_chunks")} - {one["_id"] for one in found("content_files")}:
@@ -338,6 +359,7 @@ def compare(
     for place, thing in enumerate(ledger.things):
         _compare_thing(thing, possible[place], records, findings)
     _compare_memories(ledger, records, findings)
+    _compare_contexts(ledger, records, findings)
     findings.disagreeing += records.disagreeing
     return possible
 
@@ -418,6 +440,23 @@ def _compare_memories(ledger: Ledger, records: Records, findings: Findings) -> N
         # A summary goes with any of its messages, and is made anew when the next one comes.
         if not is_covered and (user, conversation) not in forgotten:
             findings.lost.append(f"no summary of {conversation} of {user} covers {text!r}")
+
+
+def _compare_contexts(ledger: Ledger, records: Records, findings: Findings) -> None:
+    """Each message that came after another is found together with it, but where something was forgotten meanwhile."""
+    forgotten = {(one.thing.user, one.thing.name) for one in ledger.calls if one.tool == "forget" and one.thing}
+    begun: set[str] = set()
+    followed: set[tuple[str, str, str]] = set()
+    for call in ledger.calls:
+        if call.tool != "store_memory" or call.thing is None:
+            continue
+        text, place = call.arguments["text"], (call.thing.user, call.thing.name)
+        # A call that is made again may be of a message that was there before those that were answered since.
+        if text not in begun and text in records.alone and (call.client, *place) in followed and place not in forgotten:
+            findings.lost.append(f"{shown(call)}: {text!r} isn't found together with the message before it")
+        begun.add(text)
+        if call.outcome == "done":
+            followed.add((call.client, *place))
 
 
 async def search(

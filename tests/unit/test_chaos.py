@@ -124,6 +124,47 @@ def test_a_message_without_its_memory_or_its_summary_is_lost() -> None:
     }
 
 
+def test_a_message_that_is_found_without_the_one_before_it_is_lost() -> None:
+    def two(first: Outcome, *, again: bool = False) -> Ledger:
+        """A ledger of two messages of one conversation, the second of which may be stored by two calls."""
+        ledger = message(first)[0]
+        for number in range(1, 2 + again):
+            arguments = {"text": "And zq2.", "message_type": "ai"}
+            call = Call(number, "a", "store_memory", arguments, ledger.things[0], outcome="done")
+            ledger.calls.append(call)
+        return ledger
+
+    def alone(ledger: Ledger, *texts: str) -> dict[str, int]:
+        return found(ledger, [workflow()], stored(alone=set(texts)))
+
+    assert alone(two("done"), SAID) == {}
+    assert alone(two("done"), SAID, "And zq2.") == {"lost": 1}
+    assert alone(two("done", again=True), SAID, "And zq2.") == {"lost": 1}
+    # Whether the one before it was there already isn't known; forgotten, it isn't any more.
+    assert alone(two("no answer"), SAID, "And zq2.") == {}
+    assert alone(two("no answer", again=True), SAID, "And zq2.") == {}
+    done = [workflow(), workflow(workflow_id="forget-1")]
+    assert found(forgetting(two("done")), done, Records(alone={"And zq2."})) == {}
+
+
+def test_a_message_that_is_found_by_other_texts_than_its_own_disagrees() -> None:
+    rows = [("one", "ann", "trip", "Where?", True), ("two", "ann", "trip", "There.", True)]
+    previous = {"one": None, "two": "one"}
+
+    def said(contexts: dict[str, str], previous: dict[str, str | None] = previous) -> tuple[set[str], int]:
+        records = Records(messages=rows)
+        records.take_contexts(contexts, previous)
+        return records.alone, len(records.disagreeing)
+
+    right = {"one": "Where?", "two": "Where?\nThere."}
+    assert said(right) == ({"Where?"}, 0)
+    assert said({"one": "Where?"}) == ({"Where?"}, 1)
+    assert said({**right, "three": "Gone."}) == ({"Where?"}, 1)
+    assert said({**right, "two": "There."}) == ({"Where?"}, 1)
+    assert said({**right, "one": "There.\nWhere?"}) == ({"Where?"}, 1)
+    assert said(right, {"one": None, "two": "gone"}) == ({"Where?"}, 1)
+
+
 def test_an_answer_or_a_document_that_is_another_is_lost() -> None:
     ledger = Ledger()
     answer, document = Thing("answer", "ann", "Who?", "zq2"), Thing("document", "ann", "note zq3", "zq3")
