@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Coroutine
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from mcp_server.settings import Settings, SettingsError, load_settings
@@ -280,12 +279,7 @@ def _remove_documents(options: argparse.Namespace) -> int:
 
     settings = load_settings()
     user_id = options.user_id or settings.default_user_id
-    return asyncio.run(remove_documents(settings, _as_stored(options.sources), user_id, options.collection))
-
-
-def _as_stored(sources: list[str]) -> list[str]:
-    """Sources as they are stored: a path that exists here is absolute."""
-    return [str(Path(source).resolve()) if Path(source).exists() else source for source in sources]
+    return asyncio.run(remove_documents(settings, options.sources, user_id, options.collection))
 
 
 def _chat(options: argparse.Namespace) -> int:

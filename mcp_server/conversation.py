@@ -5,7 +5,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mcp.server.mcpserver.exceptions import ToolError
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -46,6 +46,7 @@ class HistoryQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    conversation_id: Name
     limit: int = Field(default=50, ge=1, le=100)
     cursor: Cursor | None = None
     user_id: Name | None = None
@@ -117,13 +118,12 @@ class Conversations:
         from workflows.conversation import ConversationHistoryWorkflow
 
         try:
-            conversation_id = TypeAdapter[str](Name).validate_python(request.path_params["conversation_id"])
-            query = HistoryQuery.model_validate(dict(request.query_params))
+            query = HistoryQuery.model_validate({**request.query_params, **request.path_params})
         except ValidationError as error:
             raise _refused(error) from None
         params = HistoryParams(
             user_id=self._user(request, query.user_id),
-            conversation_id=conversation_id,
+            conversation_id=query.conversation_id,
             limit=query.limit,
             cursor=query.cursor,
         )
@@ -163,4 +163,6 @@ class Conversations:
 def _refused(error: ValidationError) -> HTTPException:
     from mcp_server.server import describe
 
+    if error.errors()[0]["type"] in ("json_invalid", "model_type"):
+        return HTTPException(400, "The body isn't a JSON object.")
     return HTTPException(400, describe("conversation", error))

@@ -2,6 +2,7 @@
 
 import sys
 import uuid
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -53,12 +54,16 @@ async def remove_documents(settings: Settings, sources: list[str], user_id: str,
     missing = 0
     async with connected(settings, "documents") as (runtime, client):
         for source in sources:
-            removed = await client.execute_workflow(
-                DocumentRemovalWorkflow.run,
-                SourceRemoval(user_id=user_id, collection=collection, source=source),
-                id=f"remove_document-{uuid.uuid4().hex}",
-                task_queue=runtime.settings.temporal_task_queue,
-            )
+            # As it is listed; a file is stored by its absolute path.
+            for name in dict.fromkeys([source, str(Path(source).resolve())]):
+                removed = await client.execute_workflow(
+                    DocumentRemovalWorkflow.run,
+                    SourceRemoval(user_id=user_id, collection=collection, source=name),
+                    id=f"remove_document-{uuid.uuid4().hex}",
+                    task_queue=runtime.settings.temporal_task_queue,
+                )
+                if removed.chunks:
+                    break
             if removed.chunks:
                 print(f"removed {source}: {removed.chunks} chunks")
             else:

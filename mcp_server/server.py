@@ -6,7 +6,8 @@ from typing import Any
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
-from mcp_types import CallToolResult, InputRequiredResult
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult
 from pydantic import ValidationError
 
 from mcp_server.runtime import Runtime
@@ -69,6 +70,29 @@ class DurableContextServer(MCPServer[dict[str, Any]]):
                 raise ToolError(describe(name, error.__cause__)) from None
             raise ToolError(str(error).removeprefix(f"Error executing tool {name}: ")) from None
 
+    async def get_prompt(
+        self,
+        name: str,
+        arguments: dict[str, Any] | None = None,
+        context: Context[dict[str, Any], Any] | None = None,
+    ) -> GetPromptResult | InputRequiredResult:
+        """Get a prompt; whatever is wrong with the request is said in a sentence that names it.
+
+        Raises:
+            MCPError: for an unknown prompt, and for an argument that is unknown or missing.
+        """
+        prompt = self._prompt_manager.get_prompt(name)
+        if prompt is None:
+            known = ", ".join(known.name for known in self._prompt_manager.list_prompts())
+            raise MCPError(INVALID_PARAMS, f"There is no prompt '{name}'. The prompts are: {known}.")
+        accepted = {argument.name: bool(argument.required) for argument in prompt.arguments or []}
+        given = set(arguments or {})
+        if unknown := sorted(given - accepted.keys()):
+            raise MCPError(INVALID_PARAMS, f"{name} has no argument '{unknown[0]}'. It takes: {', '.join(accepted)}.")
+        if missing := [one for one, is_required in accepted.items() if is_required and one not in given]:
+            raise MCPError(INVALID_PARAMS, f"{name}: {missing[0]} is required.")
+        return await super().get_prompt(name, arguments, context)
+
     def user(self, ctx: Context[Any, Any], user_id: str | None) -> str:
         """Whose records a call is about: the authenticated user's, else `user_id`, else DEFAULT_USER_ID.
 
@@ -98,6 +122,8 @@ def describe(name: str, error: ValidationError) -> str:
         message = item["msg"].removeprefix("Value error, ").removeprefix("Input should ").removeprefix("String should ")
         if item["type"] == "missing":
             message = "is required"
+        elif item["type"] == "extra_forbidden":
+            message = "isn't known"
         elif not message.startswith("must"):
             message = f"should {message}" if message.split(" ", 1)[0] in {"be", "have", "match"} else message
         problem = f"{label} {message}"

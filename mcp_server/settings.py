@@ -409,14 +409,16 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        problems = "; ".join(
+        # What may be one of several kinds has an error for each.
+        problems = dict.fromkeys(
             f"{_setting(item['loc'])}{item['msg'].removeprefix('Value error, ')}"
             for item in error.errors(include_url=False, include_input=False)
         )
-        raise SettingsError(f"Can't use the settings. {problems}.") from None
+        raise SettingsError(f"Can't use the settings. {'; '.join(problems)}.") from None
 
 
 def _setting(location: tuple[int | str, ...]) -> str:
     """The name of the setting that is wrong, and the place in it; nothing where several don't fit together."""
-    name, *rest = [str(part) for part in location] or [""]
+    # pydantic's own names of kinds aren't places.
+    name, *rest = [part for part in map(str, location) if "[" not in part] or [""]
     return f"{name.upper()}{''.join(f'[{part}]' for part in rest)}: " if name else ""

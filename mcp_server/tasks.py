@@ -731,7 +731,7 @@ class Tasks(Extension):
                 status, parts["message"] = "cancelled", "The task was cancelled."
             else:
                 try:
-                    status = "completed"
+                    status, parts["message"] = "completed", "The task is done."
                     async with asyncio.timeout(RESULT_SECONDS):
                         parts["result"] = await self._result(Started(description.id))
                 except TimeoutError:

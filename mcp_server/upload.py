@@ -154,7 +154,11 @@ class Uploads:
     def _check_fields(form: FormData) -> None:
         for name, value in form.multi_items():
             if not isinstance(value, UploadFile) and name not in _FIELDS:
-                raise HTTPException(400, f"There is no field '{name}'. The fields are: files, {', '.join(_FIELDS)}.")
+                raise HTTPException(
+                    400,
+                    f"There is no field '{name}'. The fields are: {', '.join(_FIELDS)}; and files, under any name, "
+                    "attached as `curl -F file=@handbook.pdf` does.",
+                )
 
     async def _drop(self, sources: list[SourceRequest]) -> None:
         """Keep nothing of files that won't be ingested."""

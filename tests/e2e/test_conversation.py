@@ -302,13 +302,18 @@ async def test_http(client: Client, home: Path, user: str) -> None:
         for body, part in (
             ({}, "prompt is required"),
             ({"prompt": " "}, "prompt must not be empty"),
-            ({"prompt": "x", "colour": "red"}, "colour"),
+            ({"prompt": "x", "colour": "red"}, "colour isn't known"),
             ({"prompt": "x", "image": "/etc/passwd"}, "over HTTP"),
         ):
             refused = await web.post("/conversation/", json=body)
             assert refused.status_code == 400, refused.text
             assert part in refused.json()["error"]
         assert (await web.post("/conversation/", content=b"prompt=x")).status_code == 415
+        for malformed in (b"{", b"[]"):
+            refused = await web.post("/conversation/", content=malformed, headers={"Content-Type": "application/json"})
+            assert (refused.status_code, refused.json()["error"]) == (400, "The body isn't a JSON object.")
+        unnamed = await web.get("/conversation/")
+        assert (unnamed.status_code, "conversation_id should have" in unnamed.text) == (400, True), unnamed.text
         assert (await web.get("/conversation/nowhere", params={"user_id": user})).status_code == 404
         assert (await web.get("/conversation/c", params={"user_id": user, "limit": "0"})).status_code == 400
         foreign = await web.post("/conversation/", json={"prompt": "x"}, headers={"Origin": "https://evil.example"})

@@ -334,6 +334,24 @@ async def test_documents_are_listed_and_removed(home: Path, stack: Addresses, us
     assert "0 documents in 0 chunks" in output
 
 
+async def test_a_document_is_removed_by_its_name_where_a_file_has_it_too(
+    home: Path, stack: Addresses, user: str, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = tmp_path / "note.md"
+    note.write_text("# A\n\nOf the file.")
+    options = ("--user-id", user)
+    await ingest(client, user, text="By itself.", name="note.md")
+    await run(home, "ingest", str(note), *options)
+    monkeypatch.chdir(tmp_path)
+    left = [[str(note)], []]
+    for sources in left:
+        status, output = await run(home, "documents", "remove", "note.md", *options)
+        assert (status, "removed note.md" in output) == (0, True), output
+        _, output = await run(home, "documents", "list", *options)
+        assert [line.split()[-1] for line in output.splitlines() if "note.md" in line] == sources
+    assert (await run(home, "documents", "remove", "note.md", *options))[0] == 1
+
+
 async def test_files_that_a_folder_no_longer_has_stay_until_they_are_removed(
     home: Path, stack: Addresses, user: str, tmp_path: Path
 ) -> None:
@@ -381,6 +399,7 @@ async def test_files_and_pages_are_uploaded(address: str, user: str, site: str, 
             "huge.txt": "failed",
         }
         assert "INGEST_MAX_BYTES" in outcomes["huge.txt"]["reason"]
+        assert task["message"] == "The task is done."
         looked = await http.get(f"{address}/upload/{task['task_id']}")
         assert looked.json() == task
         assert (await http.get(f"{address}/upload/nothing")).status_code == 404
@@ -395,6 +414,7 @@ async def test_files_and_pages_are_uploaded(address: str, user: str, site: str, 
     ("form", "status", "part"),
     [
         ({"data": {"user_id": "x"}, "files": {"none": (None, "")}}, 400, "no field 'none'"),
+        ({"data": {"file": "x"}, "files": {"f": ("a.txt", b"x")}}, 400, "attached as"),
         ({"data": {"collection": "x"}, "files": [("url", (None, ""))]}, 400, "no file and no url"),
         ({"data": {"colection": "x"}, "files": {"f": ("a.txt", b"x")}}, 400, "no field 'colection'"),
         ({"data": {"user_id": "a\nb"}, "files": {"f": ("a.txt", b"x")}}, 400, "user_id"),

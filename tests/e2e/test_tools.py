@@ -3,14 +3,18 @@
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from mcp import Client
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS
 from temporalio.client import Client as TemporalClient
 
 from activities.memory import memory_workflow_id
-from tests.conftest import content, error, workflow_id
+from mcp_server.local.stack import Addresses
+from tests.conftest import content, error, serve, workflow_id
 from workflows.history import steps_of
 
 TOOLS = {
@@ -517,3 +521,21 @@ async def test_prompt_puts_memory_before_a_model(client: Client) -> None:
     assert "ada" in only.content.text  # type: ignore[union-attr]
     assert "They like tea." in only.content.text  # type: ignore[union-attr]
     assert "Allergic to nuts." in only.content.text  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
+@pytest.mark.parametrize(
+    ("name", "arguments", "part"),
+    [
+        ("conversation_prompt", {}, "user_id is required"),
+        ("conversation_prompt", {"user_id": "ada", "colour": "red"}, "no argument 'colour'"),
+        ("prompt", {}, "no prompt 'prompt'"),
+    ],
+)
+async def test_a_wrong_request_for_a_prompt_says_what_is_wrong(
+    home: Path, stack: Addresses, mode: str, name: str, arguments: dict[str, str], part: str
+) -> None:
+    async with serve(home, mode=mode) as client:
+        with pytest.raises(MCPError, match=part) as raised:
+            await client.get_prompt(name, arguments)
+    assert raised.value.error.code == INVALID_PARAMS

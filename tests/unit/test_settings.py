@@ -76,6 +76,7 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
         ("CALL_TIMEOUT_SECONDS", "inf"),
         ("CALL_TIMEOUT_SECONDS", "nan"),
         ("EMBEDDING_DIMENSIONS", "many"),
+        ("FETCH_ALLOWED_NETWORKS", "intranet"),
     ],
 )
 def test_a_bad_value_is_named_and_not_repeated(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -84,3 +85,4 @@ def test_a_bad_value_is_named_and_not_repeated(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(SettingsError, match=name) as raised:
         load_settings()
     assert f"'{value}'" not in str(raised.value)
+    assert "lax-or-strict" not in str(raised.value)
