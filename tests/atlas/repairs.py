@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from secantus import aggregate, commands
+from secantus.storage import Storage
 
 # The options that, with the key, make two indexes of one name different ones rather than one with other options.
 SIGNATURE = {"unique", "sparse", "partialFilterExpression", "collation"}
@@ -13,6 +14,7 @@ SIGNATURE = {"unique", "sparse", "partialFilterExpression", "collation"}
 def register() -> None:
     _sub_pipelines_are_no_expressions()
     _options_conflict()
+    _writes_of_many_hold_nothing_while_they_wait()
 
 
 def _sub_pipelines_are_no_expressions() -> None:
@@ -48,3 +50,16 @@ def _options_conflict() -> None:
         return problem
 
     commands._index_conflict = found
+
+
+def _writes_of_many_hold_nothing_while_they_wait() -> None:
+    """SecantusDB's updates and deletions of many wait for a transaction with their collection locked, and it for them.
+
+    As one write of its own each lets go of the collection before it is tried again.
+    """
+
+    def update(self: Any, *args: Any, **options: Any) -> Any:
+        return self._update_matching_single_txn(*args, multi=True, **options)
+
+    Storage._update_matching_chunked = update
+    Storage._delete_matching_chunked = Storage._delete_matching_single_txn

@@ -580,6 +580,31 @@ async def test_what_a_transaction_writes_is_found_once_it_commits(db: Any, clien
     assert await run(db, search(**text("cat"))) == [{"_id": 1, "text": "cat", "tags": ["x", "y"]}]
 
 
+@pytest.mark.parametrize("change", ["update", "delete"])
+async def test_a_write_of_many_waits_for_a_transaction_and_not_the_other_way_round(
+    db: Any, client: Client, change: str
+) -> None:
+    await db.c.insert_one({"_id": 0, "kind": "a"})
+
+    async def write_many() -> None:
+        if change == "update":
+            await db.c.update_many({"kind": "a"}, {"$set": {"changed": True}})
+        else:
+            await db.c.delete_many({"kind": "a"})
+
+    async with await client.start_session() as session, asyncio.timeout(60):
+        session.start_transaction()
+        await db.c.update_one({"_id": 0}, {"$set": {"seen": True}}, session=session)
+        writing = asyncio.create_task(write_many())
+        for number in range(1, 200):
+            await db.c.insert_one({"_id": number, "kind": "b"}, session=session)
+        await session.commit_transaction()
+        await writing
+    first = await db.c.find_one({"_id": 0})
+    assert first == ({"_id": 0, "kind": "a", "seen": True, "changed": True} if change == "update" else None)
+    assert await db.c.count_documents({"kind": "b"}) == 199
+
+
 async def test_searches_beside_writers_see_whole_transactions(db: Any, client: Client) -> None:
     async def write(at: int) -> None:
         async with await client.start_session() as session:
