@@ -147,6 +147,10 @@ class Ledger:
         self.calls: list[Call] = []
         self.things: list[Thing] = []
 
+    def forgotten(self) -> set[tuple[str, str]]:
+        """Users and conversations of which something was to be forgotten."""
+        return {(call.thing.user, call.thing.name) for call in self.calls if call.tool == "forget" and call.thing}
+
 
 class Caller:
     """One client: it makes one call after the other, and connects anew where it lost its server.

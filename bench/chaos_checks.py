@@ -268,6 +268,8 @@ def _embedded_records(home: Path) -> Records:
             for name, sql in indexes:
                 if rows(sql) != ids:
                     records.disagreeing.append(f"the {name} of {table} aren't those of its {len(ids)} records")
+        if rows("select id, message_id from conversations") != rows("select id, message_id from contexts"):
+            records.disagreeing.append("the contexts aren't under the ids of their messages")
         contexts = dict(rows("select message_id, text from contexts"))
         records.take_contexts(contexts, dict(rows("select message_id, previous from conversations")))
         for check in ("integrity_check", "foreign_key_check"):
@@ -435,7 +437,7 @@ def _compare_memories(ledger: Ledger, records: Records, findings: Findings) -> N
     for key, count in records.summaries.items():
         if covered[key] != count:
             findings.disagreeing.append(f"the summary of {key} says it covers {count} messages: {covered[key]} say so")
-    forgotten = {(one.thing.user, one.thing.name) for one in ledger.calls if one.tool == "forget" and one.thing}
+    forgotten = ledger.forgotten()
     for _, user, conversation, text, is_covered in records.messages:
         # A summary goes with any of its messages, and is made anew when the next one comes.
         if not is_covered and (user, conversation) not in forgotten:
@@ -444,7 +446,7 @@ def _compare_memories(ledger: Ledger, records: Records, findings: Findings) -> N
 
 def _compare_contexts(ledger: Ledger, records: Records, findings: Findings) -> None:
     """Each message that came after another is found together with it, but where something was forgotten meanwhile."""
-    forgotten = {(one.thing.user, one.thing.name) for one in ledger.calls if one.tool == "forget" and one.thing}
+    forgotten = ledger.forgotten()
     begun: set[str] = set()
     followed: set[tuple[str, str, str]] = set()
     for call in ledger.calls:

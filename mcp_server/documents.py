@@ -63,9 +63,8 @@ async def remove_documents(settings: Settings, sources: list[str], user_id: str,
                     task_queue=runtime.settings.temporal_task_queue,
                 )
                 if removed.chunks:
+                    print(f"removed {source}: {removed.chunks} chunks")
                     break
-            if removed.chunks:
-                print(f"removed {source}: {removed.chunks} chunks")
             else:
                 missing += 1
                 print(

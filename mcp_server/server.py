@@ -54,8 +54,8 @@ class DurableContextServer(MCPServer[dict[str, Any]]):
             known = ", ".join(sorted(known.name for known in self._tool_manager.list_tools()))
             raise ToolError(f"There is no tool '{name}'. The tools are: {known}.")
         accepted = tool.parameters.get("properties", {})
-        if unknown := sorted(set(arguments) - set(accepted)):
-            raise ToolError(f"{name} has no argument '{unknown[0]}'. It takes: {', '.join(accepted)}.")
+        if said := _unknown(name, arguments, accepted):
+            raise ToolError(said)
         if str(arguments.get("user_id")).strip() == "null" and arguments["user_id"] is not None:
             # The SDK reads a string of JSON as what it says, which would make this the default user.
             raise ToolError(f"{name}: user_id 'null' isn't a user. Leave user_id out.")
@@ -86,9 +86,9 @@ class DurableContextServer(MCPServer[dict[str, Any]]):
             known = ", ".join(known.name for known in self._prompt_manager.list_prompts())
             raise MCPError(INVALID_PARAMS, f"There is no prompt '{name}'. The prompts are: {known}.")
         accepted = {argument.name: bool(argument.required) for argument in prompt.arguments or []}
-        given = set(arguments or {})
-        if unknown := sorted(given - accepted.keys()):
-            raise MCPError(INVALID_PARAMS, f"{name} has no argument '{unknown[0]}'. It takes: {', '.join(accepted)}.")
+        given = arguments or {}
+        if said := _unknown(name, given, accepted):
+            raise MCPError(INVALID_PARAMS, said)
         if missing := [one for one, is_required in accepted.items() if is_required and one not in given]:
             raise MCPError(INVALID_PARAMS, f"{name}: {missing[0]} is required.")
         return await super().get_prompt(name, arguments, context)
@@ -111,6 +111,12 @@ class DurableContextServer(MCPServer[dict[str, Any]]):
         """The user that an HTTP request's token belongs to; None where there is no token."""
         token = getattr(request.scope.get("user"), "access_token", None) if request is not None else None
         return None if token is None else str(token.subject)
+
+
+def _unknown(name: str, arguments: Mapping[str, Any], accepted: Mapping[str, Any]) -> str | None:
+    """What is said of an argument that a tool or prompt doesn't have; None where it has all of them."""
+    unknown = sorted(arguments.keys() - accepted.keys())
+    return f"{name} has no argument '{unknown[0]}'. It takes: {', '.join(accepted)}." if unknown else None
 
 
 def describe(name: str, error: ValidationError) -> str:
